@@ -1,0 +1,50 @@
+"""LSTM at the speed of the machine: recurrent layers for CPUs, forwards, backwards and one step at a time."""
+
+import importlib
+
+from .config import show_config
+from .layers import LSTM, Dense
+from .parallel import get_num_threads, set_num_threads
+from .stream import Stream
+from .tape import Gradients, Tape
+
+__version__ = "0.1.0"
+
+#: Counts changes of the last bits of sigmoid and tanh. Within one version they are frozen.
+MATH_VERSION = 1
+
+# Imported when first used: inference needs none of them.
+_LAZY_MODULES = ("initializers", "losses", "reference", "testing", "training")
+_LAZY_NAMES = {"Adam": "training", "SGD": "training", "clip_grad_norm": "training"}
+
+__all__ = [
+    "LSTM",
+    "MATH_VERSION",
+    "SGD",
+    "Adam",
+    "Dense",
+    "Gradients",
+    "Stream",
+    "Tape",
+    "clip_grad_norm",
+    "get_num_threads",
+    "initializers",
+    "losses",
+    "reference",
+    "set_num_threads",
+    "show_config",
+    "testing",
+    "training",
+]
+
+
+def __getattr__(name):
+    if name in _LAZY_MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_LAZY_MODULES, *_LAZY_NAMES])

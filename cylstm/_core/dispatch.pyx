@@ -1,0 +1,119 @@
+# The choice of an instruction-set level, once, at import: asks the processor and the operating system, obeys
+# CYLSTM_ISA, and hands out the kernel table of a dtype. Knows no layer.
+"""Instruction-set levels: which there are, which was chosen, and its activations as plain functions."""
+
+import importlib
+import os
+
+import numpy as np
+
+cimport numpy as cnp
+from cpython.pycapsule cimport PyCapsule_GetPointer
+
+from cylstm._core.kernels cimport KERNEL_TABLE_NAME, activation_backward_function, activation_function, kernel_table
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+    /* GCC's and Clang's run-time library asks CPUID and, for the wide registers, XGETBV. */
+    static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+    static int has_avx512(void)
+    {
+        return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")
+            && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+    }
+    static int has_neon(void) { return 0; }
+    #else
+    static int has_avx2(void) { return 0; }
+    static int has_avx512(void) { return 0; }
+    #  if defined(__aarch64__) && defined(__GNUC__)
+    static int has_neon(void) { return 1; }
+    #  else
+    static int has_neon(void) { return 0; }
+    #  endif
+    #endif
+    """
+    bint has_avx2()
+    bint has_avx512()
+    bint has_neon()
+    const char *CYLSTM_BUILT_LEVELS  # setup.py's list: a level that is in it and does not import is an error
+
+
+def supported_levels():
+    """The levels that this processor and operating system can run and this build contains, slowest first."""
+    runs = {"baseline": True, "neon": has_neon(), "avx2": has_avx2(), "avx512": has_avx512()}
+    return [name for name in CYLSTM_BUILT_LEVELS.decode().split() if runs[name]]
+
+
+def _choose():
+    levels = supported_levels()
+    wanted = os.environ.get("CYLSTM_ISA", "").strip().lower()
+    if not wanted:
+        return levels[len(levels) - 1]
+    if wanted not in levels:
+        raise ImportError(
+            f"CYLSTM_ISA is {wanted!r}; this machine and build can run {', '.join(levels)} (unset it to choose the last)"
+        )
+    return wanted
+
+
+level = _choose()
+_modules = {
+    np.dtype(name): importlib.import_module(f"cylstm._kernels.{level}_{name}") for name in ("float32", "float64")
+}
+
+cdef const kernel_table *float32_table = <const kernel_table *>PyCapsule_GetPointer(
+    _modules[np.dtype("float32")].table, KERNEL_TABLE_NAME)
+cdef const kernel_table *float64_table = <const kernel_table *>PyCapsule_GetPointer(
+    _modules[np.dtype("float64")].table, KERNEL_TABLE_NAME)
+
+
+cdef const kernel_table *table_of(object dtype) except NULL:
+    """The one place where a dtype becomes code."""
+    if dtype == np.float32:
+        return float32_table
+    if dtype == np.float64:
+        return float64_table
+    raise TypeError(f"dtype is {dtype!r}, expected float32 or float64")
+
+
+def lanes(dtype):
+    """Hidden units side by side in one vector."""
+    return table_of(np.dtype(dtype)).lanes
+
+
+cdef activation_function *activation_of(const kernel_table *table, str name) except NULL:
+    if name == "relu":
+        return table.relu
+    if name == "sigmoid":
+        return table.sigmoid
+    if name == "tanh":
+        return table.tanh
+    if name == "softmax":
+        return table.softmax
+    raise ValueError(f"activation is {name!r}, expected relu, sigmoid, tanh or softmax")
+
+
+cdef activation_backward_function *activation_backward_of(const kernel_table *table, str name) except NULL:
+    if name == "relu":
+        return table.relu_backward
+    if name == "sigmoid":
+        return table.sigmoid_backward
+    if name == "tanh":
+        return table.tanh_backward
+    if name == "softmax":
+        return table.softmax_backward
+    raise ValueError(f"activation is {name!r}, expected relu, sigmoid, tanh or softmax")
+
+
+def activate(str name, x):
+    """The activation that the kernels use, of a contiguous array; a new array (softmax: over all of it)."""
+    out = np.array(x, order="C", copy=True)
+    cdef activation_function *function = activation_of(table_of(out.dtype), name)
+    cdef void *data = cnp.PyArray_DATA(out)
+    cdef Py_ssize_t count = out.size
+    with nogil:
+        function(count, data)
+    return out

@@ -1,0 +1,50 @@
+# The kernels' table as _core sees it: `real` is void here, so sizes are counted in bytes by the caller and
+# one compiled driver serves every dtype. What each function does: _kernels/table.h.
+
+cdef extern from "table.h" nogil:
+    ctypedef void real
+    const char *KERNEL_TABLE_NAME
+    ctypedef struct tile_product:
+        Py_ssize_t depth
+        const void *const *x
+        const void *weights
+        Py_ssize_t weights_step
+        const void *const *start
+        Py_ssize_t start_offset
+        void *const *out
+        Py_ssize_t out_offset
+    ctypedef struct forward_rows:
+        void *const *gates
+        const void *const *c_prev
+        void *const *c
+        void *const *h
+        void *const *y
+    ctypedef struct backward_rows:
+        void *const *gates
+        const void *const *c_prev
+        const void *const *c
+        const void *const *dy
+        const void *const *dh
+        void *const *dc
+    ctypedef void forward_function(const forward_rows *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                                   Py_ssize_t) noexcept nogil
+    ctypedef void backward_function(const backward_rows *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                                    Py_ssize_t) noexcept nogil
+    ctypedef void activation_function(Py_ssize_t, void *) noexcept nogil
+    ctypedef void activation_backward_function(Py_ssize_t, const void *, void *) noexcept nogil
+    ctypedef struct kernel_table:
+        Py_ssize_t itemsize
+        Py_ssize_t lanes
+        Py_ssize_t tile_rows
+        void (*tile)(Py_ssize_t, Py_ssize_t, const tile_product *) noexcept nogil
+        void (*pack)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
+        forward_function *lstm_forward
+        backward_function *lstm_backward
+        activation_function *relu
+        activation_function *sigmoid
+        activation_function *tanh
+        activation_function *softmax
+        activation_backward_function *relu_backward
+        activation_backward_function *sigmoid_backward
+        activation_backward_function *tanh_backward
+        activation_backward_function *softmax_backward

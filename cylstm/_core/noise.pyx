@@ -1,0 +1,78 @@
+# Dropout masks by a counter-based generator: each value is a function of its position alone, so neither threads
+# nor the order of the work can change a mask.
+"""Philox4x32-10 (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011)."""
+
+cimport numpy as cnp
+from libc.stdint cimport uint32_t, uint64_t
+
+cnp.import_array()
+
+ctypedef fused floating:
+    float
+    double
+
+
+cdef inline uint64_t mix(uint64_t z) noexcept nogil:
+    """splitmix64's finaliser (Steele, Lea & Flood 2014): spreads (seed, call) over the 64 bits of the key."""
+    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
+    return z ^ (z >> 31)
+
+
+cdef inline void philox(uint32_t *counter, uint64_t key) noexcept nogil:
+    """Ten rounds over the four words of ``counter``, in place."""
+    cdef uint32_t key_0 = <uint32_t>key
+    cdef uint32_t key_1 = <uint32_t>(key >> 32)
+    cdef uint64_t product_0, product_2
+    cdef int k
+    for k in range(10):
+        product_0 = <uint64_t>0xD2511F53 * counter[0]
+        product_2 = <uint64_t>0xCD9E8D57 * counter[2]
+        counter[0] = <uint32_t>(product_2 >> 32) ^ counter[1] ^ key_0
+        counter[1] = <uint32_t>product_2
+        counter[2] = <uint32_t>(product_0 >> 32) ^ counter[3] ^ key_1
+        counter[3] = <uint32_t>product_0
+        key_0 += <uint32_t>0x9E3779B9
+        key_1 += <uint32_t>0xBB67AE85
+
+
+def random_words(counter, uint64_t key):
+    """The four words of philox, for the known answers of its authors."""
+    cdef uint32_t[4] words
+    cdef int k
+    for k in range(4):
+        words[k] = counter[k]
+    philox(words, key)
+    return [words[0], words[1], words[2], words[3]]
+
+
+cdef void drop_all(floating[:, :, ::1] array, uint64_t key, uint32_t layer, double p) noexcept nogil:
+    cdef uint64_t threshold = <uint64_t>(p * 4294967296.0)  # 2^32: dropped below
+    cdef floating scale = <floating>(1 / (1 - p)) if p < 1 else <floating>0
+    cdef uint32_t[4] words
+    cdef Py_ssize_t t, row, unit
+    for t in range(array.shape[0]):
+        for row in range(array.shape[1]):
+            for unit in range(array.shape[2]):
+                if unit % 4 == 0:
+                    words[0] = <uint32_t>(unit // 4)
+                    words[1] = <uint32_t>row
+                    words[2] = <uint32_t>t
+                    words[3] = layer
+                    philox(words, key)
+                array[t, row, unit] = array[t, row, unit] * scale if words[unit % 4] >= threshold else <floating>0
+
+
+def drop(array, uint64_t seed, uint64_t call, uint32_t layer, double p):
+    """Multiply ``array`` (T, B, units), C-contiguous, by a mask of 0 (with probability p) and 1 / (1 - p), in place."""
+    cdef uint64_t key = mix(seed ^ mix(call))
+    cdef float[:, :, ::1] single
+    cdef double[:, :, ::1] double_
+    if array.dtype.itemsize == 4:
+        single = array
+        with nogil:
+            drop_all(single, key, layer, p)
+    else:
+        double_ = array
+        with nogil:
+            drop_all(double_, key, layer, p)

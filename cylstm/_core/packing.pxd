@@ -1,0 +1,60 @@
+# The packed form of weights, and products with it.
+
+from cylstm._core.kernels cimport kernel_table
+
+
+cdef struct matrix:
+    # Weights (depth, vectors * lanes), packed as [group][k][vector][lane]. A group is one panel of vectors, or
+    # two where one row alone needs more chains of additions than a panel has (see packing.pyx).
+    char *data
+    Py_ssize_t depth
+    Py_ssize_t vectors
+    Py_ssize_t panel      # vectors of one tile of many rows
+    Py_ssize_t group      # vectors packed together; the last group may have fewer
+
+
+cdef struct row_groups:
+    # Rows shared out to tiles as evenly as they go: 32 rows are 6 + 6 + 5 + 5 + 5 + 5, not 5 * 6 + 2.
+    Py_ssize_t count
+    Py_ssize_t size       # of the last ones
+    Py_ssize_t larger     # this many have one row more, and come first
+
+
+cdef row_groups split_rows(Py_ssize_t rows, Py_ssize_t tile_rows) noexcept nogil
+
+cdef void multiply(
+    const kernel_table *kernels, const matrix *weights, Py_ssize_t rows,
+    const void *const *x, const void *const *start, void *const *out,
+) noexcept nogil
+
+
+cdef class Weights:
+    cdef const kernel_table *kernels
+    cdef readonly Py_ssize_t input_size
+    cdef readonly Py_ssize_t hidden_size
+    cdef readonly Py_ssize_t gates
+    cdef readonly Py_ssize_t blocks
+    cdef readonly Py_ssize_t lanes
+    cdef readonly Py_ssize_t operations   # multiply-adds of one row in one step
+    cdef readonly object dtype
+    cdef matrix x                 # weight_ih: input_size deep
+    cdef matrix h                 # weight_hh: hidden_size deep
+    cdef matrix h_transposed      # weight_hh the other way round, for backward: blocks * gates * lanes deep
+    cdef char *bias               # (blocks, gates, lanes)
+    cdef list memory              # what owns the pointers above
+    cdef object weight_ih
+    cdef object weight_hh
+    cdef object rows_ih
+    cdef int prepare_backward(self) except -1
+    cdef _move_rows(self, ordered, interleaved, bint interleave)
+
+
+cdef class PackedDense:
+    cdef const kernel_table *kernels
+    cdef matrix weight
+    cdef char *bias
+    cdef list memory
+
+
+cdef class Store:
+    cdef readonly object snapshot

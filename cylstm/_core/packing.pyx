@@ -1,0 +1,233 @@
+# Packing: from PyTorch's (G*H, K) weights to [group][k][vector][lane], once per change of the parameters, and
+# back again for gradients; and the product of many rows with a packed matrix. Knows no time and no state.
+"""Packed weights. An object here is immutable once made; new parameters make a new one."""
+
+import numpy as np
+
+cimport numpy as cnp
+from libc.string cimport memcpy
+
+from cylstm._core.dispatch cimport table_of
+from cylstm._core.kernels cimport kernel_table, tile_product
+
+cnp.import_array()
+
+cdef enum:
+    ALIGNMENT = 64             # a cache line, and the widest vector
+    # Weights up to this size stay in L1, where two panels side by side (8 independent chains of additions
+    # for one row instead of 4) took 0.7 of the time; from L2 both ran at the same speed (Cascade Lake).
+    PAIRED_BYTES = 32768
+
+
+def aligned_empty(shape, dtype, bint zero=False):
+    """An uninitialised (or zero) C-contiguous array that begins at a multiple of 64 bytes."""
+    dtype = np.dtype(dtype)
+    cdef Py_ssize_t count = dtype.itemsize
+    for length in shape if isinstance(shape, tuple) else (shape,):
+        count *= length
+    raw = (np.zeros if zero else np.empty)(count + ALIGNMENT, np.uint8)
+    cdef Py_ssize_t skip = -(<Py_ssize_t>cnp.PyArray_DATA(raw)) & (ALIGNMENT - 1)
+    return raw[skip:skip + count].view(dtype).reshape(shape)
+
+
+cdef row_groups split_rows(Py_ssize_t rows, Py_ssize_t tile_rows) noexcept nogil:
+    cdef row_groups groups
+    groups.count = (rows + tile_rows - 1) // tile_rows
+    groups.size = rows // groups.count if groups.count else 0
+    groups.larger = rows - groups.size * groups.count
+    return groups
+
+
+cdef void multiply(
+    const kernel_table *kernels,
+    const matrix *weights,
+    Py_ssize_t rows,
+    const void *const *x,        # (rows,) pointers to (depth,)              IN
+    const void *const *start,    # (rows,) pointers to (vectors, lanes)      IN
+    void *const *out,            # (rows,) pointers to (vectors, lanes)      OUT  may be start
+) noexcept nogil:
+    """out[r] = start[r] + x[r] W. Groups of weights outside, rows inside: weights are read from afar once."""
+    cdef tile_product product
+    cdef row_groups groups = split_rows(rows, kernels.tile_rows)
+    cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
+    cdef Py_ssize_t first_vector = 0
+    cdef Py_ssize_t width, v, g, row, count
+    product.depth = weights.depth
+    while first_vector < weights.vectors:
+        width = min(weights.group, weights.vectors - first_vector)
+        product.weights_step = width * kernels.lanes
+        row = 0
+        for g in range(groups.count):
+            count = groups.size + (g < groups.larger)
+            product.x = x + row
+            product.start = start + row
+            product.out = out + row
+            v = 0
+            while v < width:
+                product.weights = weights.data + (first_vector * weights.depth + v) * vector_bytes
+                product.start_offset = product.out_offset = (first_vector + v) * kernels.lanes
+                if count == 1:
+                    kernels.tile(1, width, &product)
+                    break
+                kernels.tile(count, min(weights.panel, width - v), &product)
+                v += weights.panel
+            row += count
+        first_vector += width
+
+
+cdef matrix new_matrix(
+    const kernel_table *kernels, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel, bint paired, list memory
+):
+    cdef matrix weights
+    weights.depth = depth
+    weights.vectors = vectors
+    weights.panel = panel
+    weights.group = 2 * panel if paired else panel
+    array = aligned_empty((depth * vectors * kernels.lanes * kernels.itemsize,), np.uint8, zero=True)
+    weights.data = <char *>cnp.PyArray_DATA(array)
+    memory.append(array)
+    return weights
+
+
+cdef char *vector_at(
+    const kernel_table *kernels, const matrix *weights, Py_ssize_t vector, Py_ssize_t k, Py_ssize_t *step
+) noexcept:
+    """Where vector number ``vector`` of depth ``k`` is; step: elements from one k to the next."""
+    cdef Py_ssize_t first = vector - vector % weights.group
+    cdef Py_ssize_t width = min(weights.group, weights.vectors - first)
+    step[0] = width * kernels.lanes
+    return weights.data + (first * weights.depth + k * width + vector - first) * kernels.lanes * kernels.itemsize
+
+
+cdef pack_rows(const kernel_table *kernels, const matrix *to, array, Py_ssize_t gates, Py_ssize_t units):
+    """Row gate * units + u of ``array`` (gates * units, depth) becomes lane u % lanes of vector
+    (u // lanes) * gates + gate."""
+    cdef const char *data = <const char *>cnp.PyArray_DATA(array)
+    cdef Py_ssize_t row_bytes = to.depth * kernels.itemsize
+    cdef Py_ssize_t block, gate, step
+    cdef char *out
+    for block in range(to.vectors // gates):
+        for gate in range(gates):
+            out = vector_at(kernels, to, block * gates + gate, 0, &step)
+            kernels.pack(
+                to.depth, min(kernels.lanes, units - block * kernels.lanes),
+                data + (gate * units + block * kernels.lanes) * row_bytes, to.depth, 1, out, step,
+            )
+
+
+cdef class Weights:
+    """The packed parameters of one layer in one direction.
+
+    weight_ih (G*H, I), weight_hh (G*H, H), bias (G*H,): C-contiguous, of one dtype; the bias is the rounded
+    sum of whatever biases there are.
+    """
+
+    def __init__(self, weight_ih, weight_hh, bias, Py_ssize_t gates):
+        cdef const kernel_table *kernels = table_of(weight_ih.dtype)
+        self.kernels = kernels
+        self.dtype = weight_ih.dtype
+        self.input_size = weight_ih.shape[1]
+        self.hidden_size = weight_hh.shape[0] // gates
+        self.gates = gates
+        self.lanes = kernels.lanes
+        self.blocks = (self.hidden_size + kernels.lanes - 1) // kernels.lanes
+        self.memory = [weight_ih, weight_hh]
+        self.weight_ih = weight_ih
+        self.weight_hh = weight_hh
+        cdef Py_ssize_t vectors = self.blocks * gates
+        cdef Py_ssize_t depth = self.input_size + weight_hh.shape[1]
+        self.operations = vectors * kernels.lanes * depth
+        cdef bint paired = depth * vectors * kernels.lanes * kernels.itemsize <= PAIRED_BYTES
+        self.x = new_matrix(kernels, self.input_size, vectors, gates, paired, self.memory)
+        self.h = new_matrix(kernels, weight_hh.shape[1], vectors, gates, paired, self.memory)
+        cdef matrix bias_row = new_matrix(kernels, 1, vectors, vectors, False, self.memory)
+        self.bias = bias_row.data
+        pack_rows(kernels, &self.x, weight_ih, gates, self.hidden_size)
+        pack_rows(kernels, &self.h, weight_hh, gates, self.hidden_size)
+        pack_rows(kernels, &bias_row, bias, gates, self.hidden_size)
+
+    cdef int prepare_backward(self) except -1:
+        """Pack what backward alone needs; a second thread that does the same at once does no harm."""
+        if self.rows_ih is not None:
+            return 0
+        cdef const kernel_table *kernels = self.kernels
+        cdef Py_ssize_t lanes = self.lanes
+        cdef Py_ssize_t width = self.weight_hh.shape[1]
+        cdef Py_ssize_t row_bytes = width * kernels.itemsize
+        cdef Py_ssize_t vectors = (width + lanes - 1) // lanes
+        cdef Py_ssize_t block, gate, vector, step
+        cdef const char *data = <const char *>cnp.PyArray_DATA(self.weight_hh)
+        cdef char *out
+        cdef matrix to = new_matrix(kernels, self.blocks * self.gates * lanes, vectors, 4, False, self.memory)
+        for vector in range(vectors):
+            for block in range(self.blocks):
+                for gate in range(self.gates):
+                    out = vector_at(kernels, &to, vector, (block * self.gates + gate) * lanes, &step)
+                    kernels.pack(
+                        min(lanes, self.hidden_size - block * lanes), min(lanes, width - vector * lanes),
+                        data + (gate * self.hidden_size + block * lanes) * row_bytes
+                        + vector * lanes * kernels.itemsize,
+                        1, width, out, step,
+                    )
+        self.h_transposed = to
+        self.rows_ih = self._interleave(self.weight_ih)
+        return 0
+
+    def _interleave(self, array):
+        """Rows from PyTorch's order (G*H, n) to (blocks, G, lanes), zeros where there is no unit."""
+        out = aligned_empty((self.blocks * self.gates * self.lanes, array.shape[1]), array.dtype, zero=True)
+        self._move_rows(array, out, True)
+        return out
+
+    def deinterleave(self, array):
+        """Rows from (blocks, G, lanes) back to PyTorch's order: a new (G*H, n) array."""
+        out = np.empty((self.gates * self.hidden_size, array.shape[1]), array.dtype)
+        self._move_rows(out, array, False)
+        return out
+
+    cdef _move_rows(self, ordered, interleaved, bint interleave):
+        cdef char *plain = <char *>cnp.PyArray_DATA(ordered)
+        cdef char *mixed = <char *>cnp.PyArray_DATA(interleaved)
+        cdef Py_ssize_t row_bytes = ordered.shape[1] * self.kernels.itemsize
+        cdef Py_ssize_t block, gate, lane, one, other
+        for gate in range(self.gates):
+            for block in range(self.blocks):
+                for lane in range(min(self.lanes, self.hidden_size - block * self.lanes)):
+                    one = (gate * self.hidden_size + block * self.lanes + lane) * row_bytes
+                    other = ((block * self.gates + gate) * self.lanes + lane) * row_bytes
+                    if interleave:
+                        memcpy(mixed + other, plain + one, row_bytes)
+                    else:
+                        memcpy(plain + one, mixed + other, row_bytes)
+
+    @property
+    def interleaved_ih(self):
+        """weight_ih with its rows as (blocks, G, lanes): dx = dgates @ interleaved_ih."""
+        self.prepare_backward()
+        return self.rows_ih
+
+
+cdef class PackedDense:
+    """weight (out, in) and bias (out,) of a Dense layer."""
+
+    def __init__(self, weight, bias):
+        cdef const kernel_table *kernels = table_of(weight.dtype)
+        cdef Py_ssize_t outputs = weight.shape[0]
+        cdef Py_ssize_t vectors = (outputs + kernels.lanes - 1) // kernels.lanes
+        self.kernels = kernels
+        self.memory = []
+        self.weight = new_matrix(kernels, weight.shape[1], vectors, 4, False, self.memory)
+        cdef matrix bias_row = new_matrix(kernels, 1, vectors, vectors, False, self.memory)
+        self.bias = bias_row.data
+        pack_rows(kernels, &self.weight, weight, 1, outputs)
+        pack_rows(kernels, &bias_row, bias, 1, outputs)
+
+
+cdef class Store:
+    """Where a layer keeps its current parameters: one object, replaced whole, so nobody can see half a change."""
+
+    def __init__(self, snapshot):
+        self.snapshot = snapshot
+
+    def replace(self, snapshot):
+        self.snapshot = snapshot

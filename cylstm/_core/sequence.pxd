@@ -1,0 +1,42 @@
+# One time step of one layer in one direction, for whoever drives it.
+
+from cpython.pystate cimport PyThreadState
+
+from cylstm._core.kernels cimport forward_function, kernel_table
+from cylstm._core.packing cimport Weights, matrix
+
+
+cdef struct layer_description:
+    # What a step needs besides rows: all that differs between cells is here, set before the time loop.
+    const kernel_table *kernels
+    forward_function *cell
+    matrix x
+    matrix h
+    const char *bias
+    Py_ssize_t gates
+    Py_ssize_t hidden_size
+
+
+cdef struct step_rows:
+    # Pointers to the active rows of one step, each array (capacity,).
+    const void **x            # (I,)                  IN
+    const void **h_prev       # (H,)                  IN
+    const void **start        # (blocks, G, lanes)    IN   what the sums begin with: bias, or bias + x W_ih
+    void **gates              # (blocks, G, lanes)    OUT  a tape, or scratch for one group of blocks
+    const void **c_prev       # (H,)                  IN
+    void **c                  # (H,)                  OUT  may be c_prev
+    void **h                  # (H,)                  OUT
+    void **y                  # (H,)                  OUT
+
+
+cdef layer_description describe(Weights weights)
+cdef Py_ssize_t scratch_bytes(const layer_description *layer) noexcept nogil
+cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil
+cdef void free_rows(step_rows *rows) noexcept nogil
+cdef void scratch_gates(
+    const layer_description *layer, step_rows *rows, Py_ssize_t count, char *scratch) noexcept nogil
+cdef void step(
+    const layer_description *layer, const step_rows *rows, Py_ssize_t count, bint with_input, bint taped
+) noexcept nogil
+cdef PyThreadState *release(Py_ssize_t operations) noexcept
+cdef void take_back(PyThreadState *state) noexcept

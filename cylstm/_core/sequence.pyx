@@ -1,0 +1,513 @@
+# One layer, one direction, all of time, forwards and backwards: the only time loop there is. Counts in bytes,
+# so it serves every dtype; holds no equation (those are the kernels' row functions) and knows no stack.
+"""The time loop of one layer in one direction."""
+
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pystate cimport PyThreadState
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from cylstm._core.kernels cimport (
+    backward_function,
+    backward_rows,
+    forward_function,
+    forward_rows,
+    kernel_table,
+    tile_product,
+)
+from cylstm._core.packing cimport Weights, matrix, multiply, row_groups, split_rows
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    PyThreadState *PyEval_SaveThread()
+    void PyEval_RestoreThread(PyThreadState *)
+
+cdef enum:
+    RELEASE_OPERATIONS = 100_000       # multiply-adds, some microseconds: below, keeping the GIL is cheaper
+    QUANTUM_OPERATIONS = 100_000_000   # some milliseconds: how often Ctrl-C is looked for
+    INPUT_BYTES = 65536                # bias + x W_ih of this many bytes are made at once, and stay in L2
+    ALIGNMENT = 64
+
+
+cdef class Cancellation:
+    """A flag shared by the parts of one call: set, they stop at the next quantum of steps."""
+
+    cdef bint requested
+
+    def request(self):
+        self.requested = True
+
+
+cdef layer_description describe(Weights weights):
+    cdef layer_description layer
+    layer.kernels = weights.kernels
+    layer.cell = weights.kernels.lstm_forward
+    layer.x = weights.x
+    layer.h = weights.h
+    layer.bias = weights.bias
+    layer.gates = weights.gates
+    layer.hidden_size = weights.hidden_size
+    return layer
+
+
+cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil:
+    """One allocation for the eight arrays; rows.x owns it."""
+    cdef void **memory = <void **>malloc(8 * (capacity + 1) * sizeof(void *))
+    if memory == NULL:
+        with gil:
+            raise MemoryError
+    rows.x = <const void **>memory
+    rows.h_prev = <const void **>(memory + capacity)
+    rows.start = <const void **>(memory + 2 * capacity)
+    rows.gates = memory + 3 * capacity
+    rows.c_prev = <const void **>(memory + 4 * capacity)
+    rows.c = memory + 5 * capacity
+    rows.h = memory + 6 * capacity
+    rows.y = memory + 7 * capacity
+    return 0
+
+
+cdef void free_rows(step_rows *rows) noexcept nogil:
+    free(<void *>rows.x)
+    rows.x = NULL
+
+
+cdef Py_ssize_t scratch_bytes(const layer_description *layer) noexcept nogil:
+    """For the pre-activations of one group of blocks of one tile's rows, where there is no tape."""
+    return layer.kernels.tile_rows * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
+
+
+cdef void scratch_gates(
+    const layer_description *layer, step_rows *rows, Py_ssize_t count, char *scratch
+) noexcept nogil:
+    """Let rows.gates take turns in the scratch: a tile never has more than tile_rows rows."""
+    cdef Py_ssize_t row_bytes = layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
+    cdef Py_ssize_t r
+    for r in range(count):
+        rows.gates[r] = scratch + (r % layer.kernels.tile_rows) * row_bytes
+
+
+cdef void step(
+    const layer_description *layer,
+    const step_rows *rows,
+    Py_ssize_t count,          # active rows
+    bint with_input,           # False: rows.start holds bias + x W_ih already
+    bint taped,                # rows.gates are whole rows; False: scratch for one group of blocks
+) noexcept nogil:
+    """One time step: for each group of blocks, for each tile of rows, the products and then the cell.
+
+        gates = start + x W_ih + h_prev W_hh;   c, h, y = cell(gates, c_prev)
+
+    Blocks are outside and rows inside, so weights come from afar once per step.
+    """
+    cdef const kernel_table *kernels = layer.kernels
+    cdef tile_product input_product
+    cdef tile_product hidden_product
+    cdef forward_rows cell_rows
+    cdef row_groups groups = split_rows(count, kernels.tile_rows)
+    cdef Py_ssize_t lanes = kernels.lanes
+    cdef Py_ssize_t vector_bytes = lanes * kernels.itemsize
+    cdef Py_ssize_t first_vector = 0
+    cdef Py_ssize_t width, v, tile_width, g, row, tile_rows, gates_offset, unit, start_offset
+    cell_rows.gates = <void *const *>rows.gates
+    cell_rows.c_prev = <const void *const *>rows.c_prev
+    cell_rows.c = <void *const *>rows.c
+    cell_rows.h = <void *const *>rows.h
+    cell_rows.y = <void *const *>rows.y
+    input_product.depth = layer.x.depth
+    hidden_product.depth = layer.h.depth
+    while first_vector < layer.h.vectors:
+        width = min(layer.h.group, layer.h.vectors - first_vector)
+        input_product.weights_step = hidden_product.weights_step = width * lanes
+        row = 0
+        for g in range(groups.count):
+            tile_rows = groups.size + (g < groups.larger)
+            tile_width = width if tile_rows == 1 else layer.h.panel
+            input_product.x = <const void *const *>(rows.x + row)
+            input_product.start = <const void *const *>(rows.start + row)
+            input_product.out = <void *const *>(rows.gates + row)
+            hidden_product.x = <const void *const *>(rows.h_prev + row)
+            hidden_product.out = input_product.out
+            v = 0
+            while v < width:
+                gates_offset = ((first_vector if taped else 0) + v) * lanes
+                start_offset = (first_vector + v) * lanes
+                hidden_product.start = input_product.start
+                hidden_product.start_offset = start_offset
+                hidden_product.out_offset = gates_offset
+                if with_input:
+                    input_product.weights = layer.x.data + (first_vector * layer.x.depth + v) * vector_bytes
+                    input_product.start_offset = start_offset
+                    input_product.out_offset = gates_offset
+                    kernels.tile(tile_rows, tile_width, &input_product)
+                    hidden_product.start = <const void *const *>input_product.out
+                    hidden_product.start_offset = gates_offset
+                hidden_product.weights = layer.h.data + (first_vector * layer.h.depth + v) * vector_bytes
+                kernels.tile(tile_rows, tile_width, &hidden_product)
+                v += tile_width
+            v = 0
+            while v < width:
+                unit = (first_vector + v) // layer.gates * lanes
+                layer.cell(
+                    &cell_rows, row, tile_rows, ((first_vector if taped else 0) + v) * lanes, unit,
+                    min(lanes, layer.hidden_size - unit),
+                )
+                v += layer.gates
+            row += tile_rows
+        first_vector += width
+
+
+cdef struct strided:
+    # A (steps, rows, units) array whose last axis is contiguous.
+    char *data
+    Py_ssize_t step
+    Py_ssize_t row
+
+
+cdef strided view(array):
+    cdef strided a
+    a.data = <char *>cnp.PyArray_DATA(array)
+    a.step = cnp.PyArray_STRIDE(array, 0)
+    a.row = cnp.PyArray_STRIDE(array, 1)
+    return a
+
+
+cdef inline char *at(const strided *a, Py_ssize_t t, Py_ssize_t row) noexcept nogil:
+    return a.data + t * a.step + row * a.row
+
+
+cdef struct clock:
+    # Step number s of the loop -> time t, and the slots of h and c before and after that step.
+    Py_ssize_t steps
+    bint reverse
+    Py_ssize_t h_slots
+    Py_ssize_t c_slots
+
+
+cdef inline Py_ssize_t time_of(const clock *now, Py_ssize_t s) noexcept nogil:
+    return now.steps - 1 - s if now.reverse else s
+
+
+cdef inline Py_ssize_t slot_before(const clock *now, Py_ssize_t s, Py_ssize_t slots) noexcept nogil:
+    """A tape has steps + 1 slots in the order of time; otherwise fewer slots take turns."""
+    if slots == now.steps + 1 and now.reverse:
+        return now.steps - s
+    return s % slots
+
+
+cdef inline Py_ssize_t slot_after(const clock *now, Py_ssize_t s, Py_ssize_t slots) noexcept nogil:
+    return slot_before(now, s + 1, slots)
+
+
+cdef struct forward_pass:
+    layer_description layer
+    clock now
+    const Py_ssize_t *lengths     # (B,) or NULL
+    Py_ssize_t first_row          # the slice of the batch: first_row <= row < last_row
+    Py_ssize_t last_row
+    Py_ssize_t chunk              # steps whose x W_ih is made at once; 0: in the step itself
+    bint taped
+    strided x
+    strided y
+    strided h
+    strided c
+    strided gates
+    step_rows rows
+    step_rows inputs              # of a whole chunk
+    char *scratch
+
+
+cdef inline bint is_active(const Py_ssize_t *lengths, Py_ssize_t row, Py_ssize_t t) noexcept nogil:
+    return lengths == NULL or t < lengths[row]
+
+
+cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Steps first .. last - 1 of the loop, in chunks."""
+    cdef step_rows *rows = &run.rows
+    cdef step_rows *inputs = &run.inputs
+    cdef Py_ssize_t row_bytes = run.layer.hidden_size * run.layer.kernels.itemsize
+    cdef Py_ssize_t gates_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
+    cdef Py_ssize_t s, t, row, count, total, end, done, c_slot, c_next, h_slot, h_next
+    s = first
+    while s < last:
+        end = min(last, s + max(run.chunk, 1))
+        total = 0
+        if run.chunk:
+            for done in range(s, end):
+                t = time_of(&run.now, done)
+                for row in range(run.first_row, run.last_row):
+                    if is_active(run.lengths, row, t):
+                        inputs.x[total] = at(&run.x, t, row)
+                        inputs.start[total] = run.layer.bias
+                        inputs.gates[total] = (
+                            at(&run.gates, t, row) if run.taped else run.scratch + total * gates_bytes
+                        )
+                        total += 1
+            multiply(
+                run.layer.kernels, &run.layer.x, total, <const void *const *>inputs.x,
+                <const void *const *>inputs.start, <void *const *>inputs.gates,
+            )
+        total = 0
+        while s < end:
+            t = time_of(&run.now, s)
+            h_slot = slot_before(&run.now, s, run.now.h_slots)
+            h_next = slot_after(&run.now, s, run.now.h_slots)
+            c_slot = slot_before(&run.now, s, run.now.c_slots)
+            c_next = slot_after(&run.now, s, run.now.c_slots)
+            count = 0
+            for row in range(run.first_row, run.last_row):
+                if is_active(run.lengths, row, t):
+                    rows.x[count] = at(&run.x, t, row)
+                    rows.h_prev[count] = at(&run.h, h_slot, row)
+                    rows.h[count] = at(&run.h, h_next, row)
+                    rows.c_prev[count] = at(&run.c, c_slot, row)
+                    rows.c[count] = at(&run.c, c_next, row)
+                    rows.y[count] = at(&run.y, t, row)
+                    rows.start[count] = inputs.gates[total] if run.chunk else run.layer.bias
+                    if run.taped:
+                        rows.gates[count] = at(&run.gates, t, row)
+                    count += 1
+                    total += 1
+                else:  # carries its state over
+                    memcpy(at(&run.h, h_next, row), at(&run.h, h_slot, row), row_bytes)
+                    if c_next != c_slot:
+                        memcpy(at(&run.c, c_next, row), at(&run.c, c_slot, row), row_bytes)
+            step(&run.layer, rows, count, run.chunk == 0, run.taped)
+            s += 1
+
+
+cdef PyThreadState *release(Py_ssize_t operations) noexcept:
+    """Give the GIL up for work that is worth it; NULL: kept."""
+    return PyEval_SaveThread() if operations > RELEASE_OPERATIONS else NULL
+
+
+cdef void take_back(PyThreadState *state) noexcept:
+    if state != NULL:
+        PyEval_RestoreThread(state)
+
+
+cdef Py_ssize_t operations_per_step(Py_ssize_t rows, const matrix *x, const matrix *h, Py_ssize_t lanes) noexcept:
+    """Multiply-adds, and 32 for each activation."""
+    return rows * h.vectors * lanes * (x.depth + h.depth + 32) + 1
+
+
+def forward(
+    Weights weights,
+    x,                 # (T, B, I)                     IN
+    y,                 # (T, B, H)                     OUT    active steps only
+    h,                 # (2 or T+1, B, H)              INOUT  slot 0 (reverse tape: T) in: h_0
+    c,                 # (1 or T+1, B, H)              INOUT  likewise c_0
+    gates,             # (T, B, blocks, G, lanes)      OUT    the activations, or None
+    lengths,           # (B,) intp, or None            IN
+    bint reverse,
+    Py_ssize_t first_row,
+    Py_ssize_t last_row,
+    Cancellation cancellation,
+):
+    """Run the rows first_row .. last_row - 1 through all of time. The last axis of each array is contiguous.
+
+    The final state is in slot T % slots of h and c; with a tape and in reverse, in slot 0.
+    """
+    cdef forward_pass run
+    cdef Py_ssize_t rows = last_row - first_row
+    cdef Py_ssize_t steps = cnp.PyArray_DIM(x, 0)
+    cdef Py_ssize_t s, end, operations, quantum, input_bytes, scratch
+    cdef PyThreadState *state
+    cdef char *memory
+    if steps == 0 or rows <= 0:
+        return
+    run.layer = describe(weights)
+    run.now.steps = steps
+    run.now.reverse = reverse
+    run.now.h_slots = cnp.PyArray_DIM(h, 0)
+    run.now.c_slots = cnp.PyArray_DIM(c, 0)
+    run.lengths = NULL if lengths is None else <const Py_ssize_t *>cnp.PyArray_DATA(lengths)
+    run.first_row = first_row
+    run.last_row = last_row
+    run.x = view(x)
+    run.y = view(y)
+    run.h = view(h)
+    run.c = view(c)
+    run.taped = gates is not None
+    if run.taped:
+        run.gates = view(gates)
+
+    # Few rows: the input product of many steps fills the tiles that one step would leave empty.
+    input_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
+    run.chunk = 0
+    if steps > 1 and rows < 2 * run.layer.kernels.tile_rows:
+        run.chunk = min(steps, max(INPUT_BYTES // input_bytes, 2 * run.layer.kernels.tile_rows) // rows)
+    scratch = scratch_bytes(&run.layer)
+    memory = <char *>malloc(ALIGNMENT + scratch + (run.chunk * rows * input_bytes if not run.taped else 0))
+    if memory == NULL:
+        raise MemoryError
+    run.rows.x = NULL
+    run.inputs.x = NULL
+    operations = operations_per_step(rows, &run.layer.x, &run.layer.h, run.layer.kernels.lanes)
+    quantum = max(QUANTUM_OPERATIONS // operations, 1)
+    try:
+        allocate_rows(&run.rows, rows)
+        allocate_rows(&run.inputs, run.chunk * rows)
+        run.scratch = memory + (-<Py_ssize_t>memory & (ALIGNMENT - 1))
+        if not run.taped:
+            scratch_gates(&run.layer, &run.rows, rows, run.scratch)
+            run.scratch += scratch
+        s = 0
+        while s < steps:
+            end = min(steps, s + quantum)
+            state = release(operations * (end - s))
+            forward_steps(&run, s, end)
+            take_back(state)
+            s = end
+            if s < steps:
+                PyErr_CheckSignals()
+                if cancellation is not None and cancellation.requested:
+                    return
+    finally:
+        free_rows(&run.rows)
+        free_rows(&run.inputs)
+        free(memory)
+
+
+cdef struct backward_pass:
+    const kernel_table *kernels
+    backward_function *cell
+    matrix h_transposed
+    Py_ssize_t hidden_size
+    Py_ssize_t cell_gates
+    clock now
+    const Py_ssize_t *lengths
+    Py_ssize_t first_row
+    Py_ssize_t last_row
+    strided gates
+    strided c
+    strided dy
+    strided dh                # one step
+    strided dc                # one step
+    const void **c_prev
+    const void **c_rows
+    const void **dy_rows
+    void **gates_rows
+    void **dh_rows
+    void **dc_rows
+    const void **zeros
+
+
+cdef void backward_steps(backward_pass *run, Py_ssize_t last, Py_ssize_t first) noexcept nogil:
+    """Steps last - 1 .. first of the loop: the cell's derivatives for all rows, then dh = dgates W_hh."""
+    cdef const kernel_table *kernels = run.kernels
+    cdef backward_rows rows
+    cdef Py_ssize_t block_elements = run.cell_gates * kernels.lanes
+    cdef Py_ssize_t gates_bytes = run.h_transposed.depth * kernels.itemsize
+    cdef Py_ssize_t s, t, row, count, unit, slot, slot_next
+    rows.gates = <void *const *>run.gates_rows
+    rows.c_prev = <const void *const *>run.c_prev
+    rows.c = <const void *const *>run.c_rows
+    rows.dy = <const void *const *>run.dy_rows
+    rows.dh = <const void *const *>run.dh_rows
+    rows.dc = <void *const *>run.dc_rows
+    s = last
+    while s > first:
+        s -= 1
+        t = time_of(&run.now, s)
+        slot = slot_before(&run.now, s, run.now.c_slots)
+        slot_next = slot_after(&run.now, s, run.now.c_slots)
+        count = 0
+        for row in range(run.first_row, run.last_row):
+            if is_active(run.lengths, row, t):
+                run.gates_rows[count] = at(&run.gates, t, row)
+                run.c_prev[count] = at(&run.c, slot, row)
+                run.c_rows[count] = at(&run.c, slot_next, row)
+                run.dy_rows[count] = at(&run.dy, t, row)
+                run.dh_rows[count] = at(&run.dh, 0, row)
+                run.dc_rows[count] = at(&run.dc, 0, row)
+                count += 1
+            else:  # its gradients carry over; this step has none
+                memset(at(&run.gates, t, row), 0, gates_bytes)
+        unit = 0
+        while unit < run.hidden_size:
+            run.cell(
+                &rows, 0, count, unit // kernels.lanes * block_elements, unit,
+                min(kernels.lanes, run.hidden_size - unit),
+            )
+            unit += kernels.lanes
+        multiply(
+            kernels, &run.h_transposed, count, <const void *const *>run.gates_rows,
+            <const void *const *>run.zeros, <void *const *>run.dh_rows,
+        )
+
+
+def backward(
+    Weights weights,
+    gates,             # (T, B, blocks, G, lanes)   INOUT  in: activations, out: dgates
+    c,                 # (T+1, B, H)                IN
+    dy,                # (T, B, H)                  IN
+    dh,                # (B, blocks*lanes)          INOUT  in: dL/dh_n, zero past H; out: dL/dh_0
+    dc,                # (B, blocks*lanes)          INOUT  likewise for c
+    lengths,
+    bint reverse,
+    Py_ssize_t first_row,
+    Py_ssize_t last_row,
+    Cancellation cancellation,
+):
+    """Back through all of time; ``reverse`` is that of the forward pass. What is left is products: dweight, dx."""
+    cdef backward_pass run
+    cdef Py_ssize_t rows = last_row - first_row
+    cdef Py_ssize_t steps = cnp.PyArray_DIM(gates, 0)
+    cdef Py_ssize_t s, start, operations, quantum, r, zero_bytes
+    cdef PyThreadState *state
+    cdef void **memory
+    if steps == 0 or rows <= 0:
+        return
+    weights.prepare_backward()
+    run.kernels = weights.kernels
+    run.cell = weights.kernels.lstm_backward
+    run.h_transposed = weights.h_transposed
+    run.hidden_size = weights.hidden_size
+    run.cell_gates = weights.gates
+    run.now.steps = steps
+    run.now.reverse = reverse
+    run.now.h_slots = run.now.c_slots = steps + 1
+    run.lengths = NULL if lengths is None else <const Py_ssize_t *>cnp.PyArray_DATA(lengths)
+    run.first_row = first_row
+    run.last_row = last_row
+    run.gates = view(gates)
+    run.c = view(c)
+    run.dy = view(dy)
+    run.dh.data = <char *>cnp.PyArray_DATA(dh)
+    run.dh.row = cnp.PyArray_STRIDE(dh, 0)
+    run.dc.data = <char *>cnp.PyArray_DATA(dc)
+    run.dc.row = cnp.PyArray_STRIDE(dc, 0)
+    run.dh.step = run.dc.step = 0
+    zero_bytes = run.h_transposed.vectors * run.kernels.lanes * run.kernels.itemsize
+    memory = <void **>malloc(7 * rows * sizeof(void *) + zero_bytes)
+    if memory == NULL:
+        raise MemoryError
+    run.c_prev = <const void **>memory
+    run.c_rows = <const void **>(memory + rows)
+    run.dy_rows = <const void **>(memory + 2 * rows)
+    run.gates_rows = memory + 3 * rows
+    run.dh_rows = memory + 4 * rows
+    run.dc_rows = memory + 5 * rows
+    run.zeros = <const void **>(memory + 6 * rows)
+    memset(memory + 7 * rows, 0, zero_bytes)
+    for r in range(rows):
+        run.zeros[r] = memory + 7 * rows
+    operations = 2 * operations_per_step(rows, &weights.x, &weights.h, weights.lanes)
+    quantum = max(QUANTUM_OPERATIONS // operations, 1)
+    try:
+        s = steps
+        while s > 0:
+            start = max(0, s - quantum)
+            state = release(operations * (s - start))
+            backward_steps(&run, s, start)
+            take_back(state)
+            s = start
+            if s > 0:
+                PyErr_CheckSignals()
+                if cancellation is not None and cancellation.requested:
+                    return
+    finally:
+        free(memory)

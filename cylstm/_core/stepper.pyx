@@ -1,0 +1,257 @@
+# One step at a time through a stack of layers: the compiled half of Stream. Checks its arrays by the C API, calls the
+# same step as the time loop, allocates nothing but a new output.
+"""The compiled stepper behind Stream."""
+
+import numpy as np
+
+cimport numpy as cnp
+from cpython.pystate cimport PyThreadState
+from libc.stdlib cimport calloc, free
+
+from cylstm import validation
+from cylstm._core.packing import aligned_empty
+
+from cylstm._core.packing cimport Store, Weights
+from cylstm._core.sequence cimport (
+    allocate_rows,
+    describe,
+    free_rows,
+    layer_description,
+    release,
+    scratch_bytes,
+    scratch_gates,
+    step,
+    step_rows,
+    take_back,
+)
+
+cnp.import_array()
+
+cdef extern from "atomic.h" nogil:
+    bint flag_take(char *flag)
+    void flag_drop(char *flag)
+
+
+cdef class Stepper:
+    """A layer, a batch size, and the state between steps.
+
+    h is kept twice: a step reads one slot and writes the other, so that all blocks see the old state.
+    """
+
+    cdef readonly object layer
+    cdef readonly object batch_size
+    cdef Store store
+    cdef object snapshot                # whose packed weights `layers` points into
+    cdef object weights                 # keeps them alive
+    cdef layer_description *layers      # (num_layers,)
+    cdef step_rows *rows                # (2 slots, num_layers)
+    cdef object h                       # (2, num_layers, rows, H)
+    cdef object c                       # (num_layers, rows, H)
+    cdef object scratch
+    cdef Py_ssize_t num_layers
+    cdef Py_ssize_t count               # rows
+    cdef Py_ssize_t input_size
+    cdef Py_ssize_t output_size
+    cdef Py_ssize_t row_bytes
+    cdef Py_ssize_t operations
+    cdef int type_number
+    cdef int itemsize
+    cdef int slot                       # of the current h
+    cdef char busy
+
+    def __cinit__(self, layer, batch_size):
+        cdef Py_ssize_t k
+        cdef int slot
+        self.layer = layer
+        self.batch_size = batch_size
+        self.store = layer._store
+        self.num_layers = layer.num_layers
+        self.count = 1 if batch_size is None else batch_size
+        self.input_size = layer.input_size
+        self.output_size = layer.hidden_size
+        dtype = layer.dtype
+        self.itemsize = dtype.itemsize
+        self.type_number = dtype.num
+        self.row_bytes = layer.hidden_size * self.itemsize
+        shape = (self.num_layers, self.count, layer.hidden_size)
+        validation.memory("this stream", (shape, 3 * self.itemsize))
+        self.h = aligned_empty((2, *shape), dtype, zero=True)
+        self.c = aligned_empty(shape, dtype, zero=True)
+        self.layers = <layer_description *>calloc(self.num_layers, sizeof(layer_description))
+        self.rows = <step_rows *>calloc(2 * self.num_layers, sizeof(step_rows))
+        if self.layers == NULL or self.rows == NULL:
+            raise MemoryError
+        for k in range(2 * self.num_layers):
+            allocate_rows(&self.rows[k], self.count)
+        self._refresh()
+        for slot in range(2):
+            for k in range(self.num_layers):
+                self._point(&self.rows[slot * self.num_layers + k], slot, k)
+
+    def __dealloc__(self):
+        cdef Py_ssize_t k
+        if self.rows != NULL:
+            for k in range(2 * self.num_layers):
+                free_rows(&self.rows[k])
+        free(self.rows)
+        free(self.layers)
+
+    cdef _point(self, step_rows *rows, int slot, Py_ssize_t k):
+        """All pointers of layer k that do not change from step to step."""
+        cdef char *c = <char *>cnp.PyArray_DATA(self.c)
+        cdef char *h = <char *>cnp.PyArray_DATA(self.h)
+        cdef Py_ssize_t slot_bytes = self.num_layers * self.count * self.row_bytes
+        cdef Py_ssize_t r, row
+        for r in range(self.count):
+            row = (k * self.count + r) * self.row_bytes
+            rows.h_prev[r] = h + slot * slot_bytes + row
+            rows.h[r] = h + (1 - slot) * slot_bytes + row
+            rows.c_prev[r] = c + row
+            rows.c[r] = c + row
+            # Layer k + 1 reads the new h of layer k; only the first x and the last y come from the caller.
+            rows.y[r] = rows.h[r]
+            rows.x[r] = NULL if k == 0 else h + (1 - slot) * slot_bytes + row - self.count * self.row_bytes
+
+    cdef _refresh(self):
+        """Take the layer's current weights."""
+        cdef Py_ssize_t k, r, most = 0
+        cdef int slot
+        cdef Weights packed
+        snapshot = self.store.snapshot
+        weights = self.layer._packed(snapshot)
+        self.operations = 0
+        for k in range(self.num_layers):
+            packed = weights[k]
+            self.layers[k] = describe(packed)
+            self.operations += self.count * packed.operations
+            most = max(most, scratch_bytes(&self.layers[k]))
+        self.scratch = aligned_empty((most,), np.uint8)
+        for slot in range(2):
+            for k in range(self.num_layers):
+                scratch_gates(
+                    &self.layers[k], &self.rows[slot * self.num_layers + k], self.count,
+                    <char *>cnp.PyArray_DATA(self.scratch),
+                )
+                for r in range(self.count):
+                    self.rows[slot * self.num_layers + k].start[r] = self.layers[k].bias
+        self.weights = weights
+        self.snapshot = snapshot
+
+    cdef bint _fits(self, array, Py_ssize_t width) except -1:
+        """An exact ndarray of the layer's dtype, native, aligned, C-contiguous and of shape (width,) or (n, width)."""
+        if not cnp.PyArray_CheckExact(array):
+            return False
+        if cnp.PyArray_TYPE(array) != self.type_number or not cnp.PyArray_ISCARRAY_RO(array):
+            return False
+        if self.batch_size is None:
+            return cnp.PyArray_NDIM(array) == 1 and cnp.PyArray_DIM(array, 0) == width
+        return (
+            cnp.PyArray_NDIM(array) == 2
+            and cnp.PyArray_DIM(array, 0) == self.count
+            and cnp.PyArray_DIM(array, 1) == width
+        )
+
+    cdef tuple _expected(self, Py_ssize_t width):
+        cdef tuple one = (width,)
+        cdef tuple many = (self.count, width)
+        return one if self.batch_size is None else many
+
+    def _checked_input(self, x):
+        """The slow way for an x that does not fit as it is: a contiguous copy, or the error."""
+        x = validation.array("x", x, self.layer.dtype)
+        cdef tuple expected = self._expected(self.input_size)
+        wanted = f"(input_size={self.input_size},)"
+        if self.batch_size is not None:
+            wanted = f"(batch_size={self.count}, input_size={self.input_size})"
+        validation.shape("x", x, expected, wanted)
+        return np.ascontiguousarray(x)
+
+    def _check_output(self, out):
+        """The error for an out that does not fit."""
+        if not isinstance(out, np.ndarray) or out.dtype != self.layer.dtype or not out.dtype.isnative:
+            found = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+            raise TypeError(f"out is {found}, expected an ndarray of dtype {self.layer.dtype}")
+        cdef tuple expected = self._expected(self.output_size)
+        validation.shape("out", out, expected, expected)
+        raise ValueError("out is not a plain, aligned, C-contiguous and writable ndarray")
+
+    def step(self, x, out=None):
+        """One time step.
+
+        Parameters
+        ----------
+        x : ndarray, shape (input_size,), or (n, input_size) for a stream of n
+            Of the layer's dtype.
+        out : ndarray, shape (hidden_size,) or (n, hidden_size), optional
+            Where to put the result: C-contiguous, not overlapping ``x``. With it a step allocates nothing.
+
+        Returns
+        -------
+        ndarray
+            The last layer's h: ``out``, or a new array.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If x or out does not fit. A failed call changes nothing.
+        RuntimeError
+            If another thread is inside this stream.
+        """
+        cdef cnp.npy_intp[2] shape
+        cdef char *x_data
+        cdef char *y_data
+        cdef PyThreadState *state
+        cdef step_rows *rows
+        cdef Py_ssize_t r, k
+        if not self._fits(x, self.input_size):
+            x = self._checked_input(x)
+        x_data = <char *>cnp.PyArray_DATA(x)
+        if out is None:
+            shape[0] = self.count
+            shape[1] = self.output_size
+            if self.batch_size is None:
+                out = cnp.PyArray_EMPTY(1, &shape[1], self.type_number, 0)
+            else:
+                out = cnp.PyArray_EMPTY(2, shape, self.type_number, 0)
+            y_data = <char *>cnp.PyArray_DATA(out)
+        else:
+            if not self._fits(out, self.output_size) or not cnp.PyArray_ISWRITEABLE(out):
+                self._check_output(out)
+            y_data = <char *>cnp.PyArray_DATA(out)
+            if (y_data < x_data + self.count * self.input_size * self.itemsize
+                    and x_data < y_data + self.count * self.row_bytes):
+                raise ValueError("out overlaps x, expected separate memory")
+        if not flag_take(&self.busy):
+            raise RuntimeError("another thread is inside this stream: give each thread a stream of its own")
+        try:
+            if self.store.snapshot is not self.snapshot:
+                self._refresh()
+            rows = &self.rows[self.slot * self.num_layers]
+            for r in range(self.count):
+                rows[0].x[r] = x_data + r * self.input_size * self.itemsize
+                rows[self.num_layers - 1].y[r] = y_data + r * self.row_bytes
+            state = release(self.operations)
+            for k in range(self.num_layers):
+                step(&self.layers[k], &rows[k], self.count, True, False)
+            take_back(state)
+            self.slot = 1 - self.slot
+        finally:
+            flag_drop(&self.busy)
+        return out
+
+    def _enter(self):
+        """Take the stream for work that is not a step; :meth:`_leave` gives it back."""
+        if not flag_take(&self.busy):
+            raise RuntimeError("another thread is inside this stream: give each thread a stream of its own")
+
+    def _leave(self):
+        flag_drop(&self.busy)
+
+    def _get(self):
+        """(h, c): views of the current state, (num_layers, n, H)."""
+        return self.h[self.slot], self.c
+
+    def _set(self, h, c):
+        """Copy arrays, or 0, into the current state."""
+        self.h[self.slot] = h
+        self.c[...] = c

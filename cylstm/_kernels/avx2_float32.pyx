@@ -1,0 +1,2 @@
+# Level avx2, float32: kernels.pxi with the flags that setup.py gives this name.
+include "kernels.pxi"

@@ -1,0 +1,2 @@
+# Level avx512, float64: kernels.pxi with the flags that setup.py gives this name.
+include "kernels.pxi"

@@ -1,0 +1,2 @@
+# Level neon, float64: kernels.pxi with the flags that setup.py gives this name.
+include "kernels.pxi"

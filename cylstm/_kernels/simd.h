@@ -1,0 +1,219 @@
+/* The vector type of one instruction-set level, and the few operations on it that C's operators do not give.
+ *
+ * Compiled once per level and dtype: setup.py defines one CYLSTM_LEVEL_* and, for float64, CYLSTM_FLOAT64.
+ * Knows nothing of layers, cells or tiles. What is here must give the same bits at every level that has a
+ * fused multiply-add: each operation is exact, or rounds once.
+ */
+#ifndef CYLSTM_SIMD_H
+#define CYLSTM_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#ifdef CYLSTM_FLOAT64
+typedef double real;
+typedef uint64_t bits_of_real;
+#else
+typedef float real;
+typedef uint32_t bits_of_real;
+#endif
+
+/* TILE_ROWS: rows of the largest tile. Four vectors of accumulators per row, four of weights and one of x
+ * fit the 32 registers of AVX-512 and NEON with six rows, and the 16 of the others, but for one, with three. */
+#if defined(CYLSTM_LEVEL_AVX512)
+#  include <immintrin.h>
+#  define VECTOR_BYTES 64
+#  define TILE_ROWS 6
+#elif defined(CYLSTM_LEVEL_AVX2)
+#  include <immintrin.h>
+#  define VECTOR_BYTES 32
+#  define TILE_ROWS 3
+#elif defined(CYLSTM_LEVEL_NEON)
+#  include <arm_neon.h>
+#  define VECTOR_BYTES 16
+#  define TILE_ROWS 6
+#elif defined(CYLSTM_LEVEL_BASELINE) && defined(__GNUC__) && !defined(CYLSTM_NO_VECTOR_EXTENSIONS)
+#  define VECTOR_BYTES 16
+#  define TILE_ROWS 3
+#elif defined(CYLSTM_LEVEL_BASELINE) /* a compiler without vector extensions: one lane, plain C */
+#  define TILE_ROWS 3
+#else
+#  error "setup.py defines one of CYLSTM_LEVEL_BASELINE, _AVX2, _AVX512, _NEON"
+#endif
+
+/* 1.5 * 2^(mantissa bits): adding it rounds to an integer and leaves that integer in the lowest bits. */
+#ifdef CYLSTM_FLOAT64
+#  define MANTISSA_BITS 52
+#  define EXPONENT_BIAS 1023
+#  define ROUNDING_SHIFT 6755399441055744.0
+#  define EXPONENT_OFFSET 512
+#  define TWO_TO_MINUS_OFFSET 0x1p-512
+#else
+#  define MANTISSA_BITS 23
+#  define EXPONENT_BIAS 127
+#  define ROUNDING_SHIFT 12582912.0f
+#  define EXPONENT_OFFSET 64
+#  define TWO_TO_MINUS_OFFSET 0x1p-64f
+#endif
+
+#ifdef VECTOR_BYTES
+
+#define LANES ((int)(VECTOR_BYTES / sizeof(real)))
+#define INLINE static inline __attribute__((always_inline))
+
+/* Aligned as one element: users' rows begin anywhere. An aligned address costs the same instruction. */
+typedef real vreal __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+typedef bits_of_real vbits __attribute__((vector_size(VECTOR_BYTES)));
+
+/* x - 0 is x for every x, and compiles to one broadcast. */
+INLINE vreal v_set1(real x) { return x - (vreal){0}; }
+
+#define SIGN_BITS ((bits_of_real)1 << (8 * sizeof(real) - 1))
+
+INLINE vreal v_abs(vreal x) { return (vreal)((vbits)x & ~(SIGN_BITS - (vbits){0})); }
+
+INLINE vreal v_copysign(vreal magnitude, vreal sign)
+{
+    return (vreal)((vbits)magnitude | ((vbits)sign & (SIGN_BITS - (vbits){0})));
+}
+
+/* 2^(n + EXPONENT_OFFSET), where shifted is n + ROUNDING_SHIFT. */
+INLINE vreal v_two_to(vreal shifted)
+{
+    return (vreal)(((vbits)shifted << MANTISSA_BITS)
+                   + ((bits_of_real)(EXPONENT_BIAS + EXPONENT_OFFSET) << MANTISSA_BITS));
+}
+
+INLINE vreal v_load_some(const real *from, Py_ssize_t count)
+{
+    vreal x = {0};
+    memcpy(&x, from, (size_t)count * sizeof(real));
+    return x;
+}
+
+INLINE void v_store_some(real *to, vreal x, Py_ssize_t count)
+{
+    memcpy(to, &x, (size_t)count * sizeof(real));
+}
+
+INLINE vreal v_load(const real *from) { return *(const vreal *)from; }
+INLINE void v_store(real *to, vreal x) { *(vreal *)to = x; }
+
+/* Without the pragma GCC 12 keeps the accumulators of a tile on the stack for this loop's sake. */
+INLINE void v_store_all(real *to, const vreal *from, int count)
+{
+    _Pragma("GCC unroll 32")
+    for (int j = 0; j < count; j++) {
+        v_store(to + j * LANES, from[j]);
+    }
+}
+
+#if defined(CYLSTM_LEVEL_AVX512) && defined(CYLSTM_FLOAT64)
+INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
+{
+    return (vreal)_mm512_mask_blend_pd(
+        _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ), (__m512d)no, (__m512d)yes);
+}
+#elif defined(CYLSTM_LEVEL_AVX512)
+INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
+{
+    return (vreal)_mm512_mask_blend_ps(
+        _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ), (__m512)no, (__m512)yes);
+}
+#elif defined(CYLSTM_LEVEL_AVX2) && defined(CYLSTM_FLOAT64)
+INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
+{
+    return (vreal)_mm256_blendv_pd((__m256d)no, (__m256d)yes,
+                                   _mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_LT_OQ));
+}
+#elif defined(CYLSTM_LEVEL_AVX2)
+INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
+{
+    return (vreal)_mm256_blendv_ps((__m256)no, (__m256)yes,
+                                   _mm256_cmp_ps((__m256)a, (__m256)b, _CMP_LT_OQ));
+}
+#else
+#  if defined(CYLSTM_LEVEL_NEON) && defined(CYLSTM_FLOAT64)
+INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
+#  elif defined(CYLSTM_LEVEL_NEON)
+INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+#  else /* the baseline has no fused multiply-add: two roundings, outside the promise of the same bits */
+INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; }
+#  endif
+INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
+{
+    vbits mask = (vbits)(a < b);
+    return (vreal)((mask & (vbits)yes) | (~mask & (vbits)no));
+}
+#endif
+
+#else /* one lane */
+
+#define LANES 1
+#define INLINE static __inline
+
+typedef real vreal;
+
+INLINE vreal v_set1(real x) { return x; }
+INLINE bits_of_real bits_from(real x) { bits_of_real b; memcpy(&b, &x, sizeof b); return b; }
+INLINE real real_from(bits_of_real b) { real x; memcpy(&x, &b, sizeof x); return x; }
+#define SIGN_BITS ((bits_of_real)1 << (8 * sizeof(real) - 1))
+INLINE vreal v_abs(vreal x) { return real_from(bits_from(x) & ~SIGN_BITS); }
+INLINE vreal v_copysign(vreal magnitude, vreal sign) { return real_from(bits_from(magnitude) | (bits_from(sign) & SIGN_BITS)); }
+INLINE vreal v_two_to(vreal shifted)
+{
+    return real_from((bits_from(shifted) << MANTISSA_BITS)
+                     + ((bits_of_real)(EXPONENT_BIAS + EXPONENT_OFFSET) << MANTISSA_BITS));
+}
+INLINE vreal v_load_some(const real *from, Py_ssize_t count) { return count ? *from : (real)0; }
+INLINE void v_store_some(real *to, vreal x, Py_ssize_t count) { if (count) *to = x; }
+INLINE vreal v_load(const real *from) { return *from; }
+INLINE void v_store(real *to, vreal x) { *to = x; }
+INLINE void v_store_all(real *to, const vreal *from, int count)
+{
+    int j;
+    for (j = 0; j < count; j++) to[j] = from[j];
+}
+INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; }
+INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no) { return a < b ? yes : no; }
+
+#endif /* VECTOR_BYTES */
+
+/* Constants of the activations, low order first; made and checked by tools/fit_activations.py.
+ * LN2_HIGH has so few bits that n * LN2_HIGH is exact for every n that occurs (Cody & Waite 1980). */
+#ifdef CYLSTM_FLOAT64
+#define LOG2_E 1.4426950408889634
+#define LN2_HIGH 6.93147180369123816490e-01
+#define LN2_LOW 1.90821492927058770002e-10
+#define EXP_LOWEST -746.0           /* below ln(2^-1075): rounds to 0 */
+#define TANH_SMALL 0.625
+#define TANH_SATURATED 40.0         /* of 2|x|: 2 / (1 + e^40) is under half an ulp of 1 */
+#define EXP_TERMS 10
+#define TANH_P_TERMS 3
+#define TANH_Q_TERMS 4
+static const real EXP_C[EXP_TERMS] = {
+    0.50000000000000122, 0.16666666666666385, 0.04166666666651897, 0.0083333333335075116, 0.0013888888946963893,
+    0.00019841269486631994, 2.4801489310994499e-05, 2.7557596683075921e-06, 2.7631700796179937e-07,
+    2.4999169323053944e-08};
+static const real TANH_P[TANH_P_TERMS] = {-0.33333333333333326, -0.020496785316855996, -0.00019908887480679316};
+static const real TANH_Q[TANH_Q_TERMS] = {1, 0.46149035595055288, 0.023288647100138647, 0.00020643824493581971};
+#else
+#define LOG2_E 1.44269502f
+#define LN2_HIGH 0.693145751953125f
+#define LN2_LOW 1.428606765330187e-06f
+#define EXP_LOWEST -104.0f          /* below ln(2^-150): rounds to 0 */
+#define TANH_SMALL 0.75f          /* either branch is within 1.1 ulp there */
+#define TANH_SATURATED 20.0f        /* of 2|x|: 2 / (1 + e^20) is under half an ulp of 1 */
+#define EXP_TERMS 5
+#define TANH_P_TERMS 2
+#define TANH_Q_TERMS 3
+static const real EXP_C[EXP_TERMS] = {0.49999994f, 0.166665152f, 0.041668456f, 0.00836942345f, 0.00138130994f};
+static const real TANH_P[TANH_P_TERMS] = {-0.333333343f, -0.0147422133f};
+static const real TANH_Q[TANH_Q_TERMS] = {1.0f, 0.444226593f, 0.0157860834f};
+#endif
+
+#endif /* CYLSTM_SIMD_H */

@@ -1,0 +1,76 @@
+/* What _core may ask of a kernel: one table of functions per instruction-set level and dtype.
+ *
+ * Inside a kernel `real` is float or double (simd.h is included first); in _core, which is compiled once for
+ * both, it is void. A kernel function allocates nothing, checks nothing and raises nothing.
+ */
+#ifndef CYLSTM_TABLE_H
+#define CYLSTM_TABLE_H
+
+#ifndef CYLSTM_SIMD_H
+typedef void real;
+#endif
+
+#define KERNEL_TABLE_NAME "cylstm.kernel_table"
+
+/* One product of a few rows with a few vectors of packed weights, for v < vectors, r < rows:
+ *
+ *     out[r][out_offset + v] = start[r][start_offset + v] + sum_k x[r][k] * weights[k][v]
+ *
+ * summed in the order of k, each term by one v_fma. Offsets in elements. out[r] + out_offset may be
+ * start[r] + start_offset; nothing else may overlap.
+ */
+typedef struct {
+    Py_ssize_t depth;               /* K */
+    const real *const *x;           /* (rows,) pointers to (K,)               IN */
+    const real *weights;            /* (K, step), the first vectors * LANES of each k used   IN */
+    Py_ssize_t weights_step;        /* elements from one k to the next */
+    const real *const *start;       /* (rows,) pointers                       IN */
+    Py_ssize_t start_offset;
+    real *const *out;               /* (rows,) pointers                       OUT */
+    Py_ssize_t out_offset;
+} tile_product;
+
+/* The rows of one step, each a pointer to the row's first unit (gates: to its first block). */
+typedef struct {
+    real *const *gates;             /* (blocks, G, LANES)  INOUT  in: pre-activations, out: activations */
+    const real *const *c_prev;      /* (H,)  IN */
+    real *const *c;                 /* (H,)  OUT  may be c_prev */
+    real *const *h;                 /* (H,)  OUT */
+    real *const *y;                 /* (H,)  OUT  the layer's output, the same values as h */
+} forward_rows;
+
+typedef struct {
+    real *const *gates;             /* (blocks, G, LANES)  INOUT  in: activations, out: dgates */
+    const real *const *c_prev;      /* (H,)  IN */
+    const real *const *c;           /* (H,)  IN */
+    const real *const *dy;          /* (H,)  IN     gradient of this step's output */
+    const real *const *dh;          /* (blocks, LANES)  IN     what the next step sends back */
+    real *const *dc;                /* (blocks, LANES)  INOUT  in: dL/dc_t of the next step, out: dL/dc_{t-1} */
+} backward_rows;
+
+/* One block (units <= LANES hidden units from unit_offset) of the rows first .. first + count. */
+typedef void forward_function(const forward_rows *rows, Py_ssize_t first, Py_ssize_t count,
+                              Py_ssize_t gates_offset, Py_ssize_t unit_offset, Py_ssize_t units);
+typedef void backward_function(const backward_rows *rows, Py_ssize_t first, Py_ssize_t count,
+                               Py_ssize_t gates_offset, Py_ssize_t unit_offset, Py_ssize_t units);
+/* x (count,) INOUT: z -> activation(z);  y (count,) IN, dy (count,) INOUT: dL/dy -> dL/dz */
+typedef void activation_function(Py_ssize_t count, real *x);
+typedef void activation_backward_function(Py_ssize_t count, const real *y, real *dy);
+
+typedef struct {
+    Py_ssize_t itemsize;
+    Py_ssize_t lanes;
+    Py_ssize_t tile_rows;           /* rows of the largest tile */
+    /* rows <= tile_rows with vectors <= 4, and rows = 1 with vectors <= 8 */
+    void (*tile)(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product);
+    /* One vector of weights for every k: out[k * out_step + lane] = from[lane * lane_step + k * k_step] for
+     * lane < units, and 0 up to LANES. */
+    void (*pack)(Py_ssize_t depth, Py_ssize_t units, const real *from, Py_ssize_t lane_step, Py_ssize_t k_step,
+                 real *out, Py_ssize_t out_step);
+    forward_function *lstm_forward;
+    backward_function *lstm_backward;
+    activation_function *relu, *sigmoid, *tanh, *softmax;
+    activation_backward_function *relu_backward, *sigmoid_backward, *tanh_backward, *softmax_backward;
+} kernel_table;
+
+#endif /* CYLSTM_TABLE_H */

@@ -1,0 +1,2 @@
+def uniform(rng, shape, dtype, bound):
+    return rng.uniform(-bound, bound, shape).astype(dtype)

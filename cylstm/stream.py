@@ -1,0 +1,114 @@
+"""Stream: a layer one step at a time. Thin over the compiled stepper, which holds the state and does the steps."""
+
+import numpy as np
+
+from . import stack, validation
+from ._core.stepper import Stepper
+
+
+class Stream(Stepper):
+    """A causal layer with its state carried from call to call; made by ``layer.stream(batch_size)``.
+
+    ``step`` takes one time step, ``run`` a chunk of them; both give the same bits as ``forward`` over the whole
+    sequence. Changed parameters of the layer count from the next step. A stream belongs to one thread at a time.
+
+    Examples
+    --------
+    >>> import numpy as np, cylstm
+    >>> lstm = cylstm.LSTM(3, 4, rng=0)
+    >>> x = np.ones((5, 3), np.float32)
+    >>> s = lstm.stream()
+    >>> y = np.stack([s.step(x_t) for x_t in x])
+    >>> bool((y == lstm.forward(x)[0]).all())
+    True
+    """
+
+    def __repr__(self):
+        return f"{self.layer!r}.stream({'' if self.batch_size is None else self.batch_size})"
+
+    def run(self, x):
+        """A chunk of time steps, time-major whatever ``batch_first`` says.
+
+        Parameters
+        ----------
+        x : ndarray, shape (seq_len, input_size), or (seq_len, n, input_size) for a stream of n
+
+        Returns
+        -------
+        ndarray, shape (seq_len, hidden_size) or (seq_len, n, hidden_size)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If x has the wrong shape or dtype. A failed call changes nothing.
+        RuntimeError
+            If another thread is inside this stream.
+        """
+        layer = self.layer
+        x = validation.array("x", x, layer.dtype)
+        single = self.batch_size is None
+        rows = 1 if single else self.batch_size
+        words = f"(seq_len, input_size={layer.input_size})"
+        if not single:
+            words = f"(seq_len, batch_size={rows}, input_size={layer.input_size})"
+        if single and x.ndim == 2:
+            x = x[:, None]
+        if x.ndim != 3 or (single and x.shape[1] != 1) or x.shape[1:] != (rows, layer.input_size):
+            raise ValueError(f"x has shape {x.shape}, expected {words}")
+        validation.memory("this pass", ((x.shape[0], rows, layer.hidden_size), 2 * layer.dtype.itemsize))
+        y = np.empty((x.shape[0], rows, layer.hidden_size), layer.dtype)
+        self._enter()
+        try:
+            weights = layer._packed(layer._store.snapshot)
+            self._set(*stack.forward(weights, 1, x, y, *self._get(), None))
+        finally:
+            self._leave()
+        return y[:, 0] if single else y
+
+    @property
+    def state(self):
+        """A copy of (h, c), each (num_layers, n, hidden_size), without n where batch_size is None."""
+        h, c = self._get()
+        if self.batch_size is None:
+            h, c = h[:, 0], c[:, 0]
+        return h.copy(), c.copy()
+
+    def reset(self, state=None):
+        """Set the state, to zeros if omitted.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If ``state`` has the wrong shape or dtype. Nothing is changed then.
+        RuntimeError
+            If another thread is inside this stream.
+        """
+        layer = self.layer
+        rows = 1 if self.batch_size is None else self.batch_size
+        expected = (layer.num_layers, rows, layer.hidden_size)
+        h, c = validation.state_pair("state", state, layer.dtype, expected, self.batch_size is not None)
+        self._enter()
+        try:
+            self._set(0 if h is None else h, 0 if c is None else c)
+        finally:
+            self._leave()
+
+    def copy(self):
+        """A stream over the same layer that continues from a copy of this state."""
+        return _rebuild(type(self), self.layer, self.batch_size, self.state)
+
+    __copy__ = copy
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.layer, self.batch_size, self.state)
+
+    def __deepcopy__(self, memo):
+        import copy
+
+        return _rebuild(type(self), copy.deepcopy(self.layer, memo), self.batch_size, self.state)
+
+
+def _rebuild(kind, layer, batch_size, state):
+    stream = kind(layer, batch_size)
+    stream.reset(state)
+    return stream

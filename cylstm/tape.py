@@ -1,0 +1,166 @@
+"""Tape and Gradients: what forward leaves for backward, and what backward returns.
+
+The buffers of a tape, in this one place (T steps, B rows, H hidden units, D directions; blocks * lanes >= H):
+
+    ("input", layer)             (T, B, I)                      the layer's x, zero past a length (with lengths only)
+    ("output", layer)            (T, B, D*H)                    y of each layer but the last, after dropout
+    ("gates", layer, direction)  (T, B, blocks, gates, lanes)   activations; backward turns them into dgates
+    ("h", layer, direction)      (T + 1, B, H)                  slot t: before step t; in reverse after it
+    ("c", layer, direction)      (T + 1, B, H)                  likewise
+
+Knows the buffers; knows no layer and does no arithmetic but the sum and the multiple of Gradients.
+"""
+
+import numpy as np
+
+from . import validation
+from ._core.packing import aligned_empty
+
+
+class Tape:
+    """What one training forward leaves for backward. Owned by the caller and reusable; its largest buffers are kept.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Of dropout masks. A mask is a function of (seed, call, layer, t, row, unit), where ``call`` counts the
+        forwards that this tape has recorded. Drawn from the operating system if omitted.
+    training : bool, default True
+        False: dropout does not act, and backward differentiates the inference pass.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``seed`` is not a non-negative integer below 2**64 or ``training`` not a bool.
+
+    Examples
+    --------
+    >>> import numpy as np, cylstm
+    >>> lstm = cylstm.LSTM(3, 4, rng=0)
+    >>> tape = cylstm.Tape()
+    >>> y, state = lstm.forward(np.ones((5, 2, 3), np.float32), tape=tape)
+    >>> lstm.backward(tape, np.ones_like(y)).dx.shape
+    (5, 2, 3)
+    """
+
+    def __init__(self, seed=None, training=True):
+        self.training = validation.flag("training", training)
+        if seed is None:
+            import os
+
+            seed = int.from_bytes(os.urandom(8), "little")
+        self.seed = validation.size("seed", seed, 0)
+        if self.seed >= 1 << 64:
+            raise ValueError(f"seed is {self.seed}, expected one below 2**64")
+        self.calls = 0
+        self._buffers = {}
+        self._record = None
+
+    def __repr__(self):
+        return f"Tape(seed={self.seed}, training={self.training})"
+
+    def __getstate__(self):
+        return {"seed": self.seed, "training": self.training, "calls": self.calls}
+
+    def __setstate__(self, state):
+        self.__init__(state["seed"], state["training"])
+        self.calls = state["calls"]
+
+    def buffer(self, key, shape, dtype):
+        """An uninitialised array for ``key``, cut from the largest that this key has had."""
+        count = int(np.prod(shape)) * dtype.itemsize
+        memory = self._buffers.get(key)
+        if memory is None or memory.size < count:
+            memory = self._buffers[key] = aligned_empty((count,), np.uint8)
+        return memory[:count].view(dtype).reshape(shape)
+
+    def begin(self):
+        """A new forward: forget the last record, count the call."""
+        self._record = None
+        self.calls += 1
+
+    def keep(self, record):
+        """Store what backward will need; ``record.layer`` is who may ask for it."""
+        self._record = record
+
+    def look(self, layer):
+        """The record of ``layer``'s last forward, or a RuntimeError that says what is wrong with the tape."""
+        record = self._record
+        if record is None:
+            raise RuntimeError("the tape is empty or already spent: run forward(x, tape=tape) before each backward")
+        if record.layer is not layer:
+            raise RuntimeError(f"the tape was recorded by another layer, {record.layer!r}")
+        if record.snapshot is not layer._store.snapshot:
+            raise RuntimeError("the parameters were changed between forward and backward")
+        return record
+
+    def spend(self):
+        self._record = None
+
+
+class Gradients:
+    """What backward returns: fresh arrays. ``g1 + g2`` adds and ``0.5 * g`` scales.
+
+    Attributes
+    ----------
+    dx : ndarray
+        With respect to x, in x's layout.
+    dstate : tuple of ndarray, ndarray, or None
+        With respect to the initial state, shaped like it; None for a layer without one.
+    parameters : dict
+        With the keys and shapes of ``layer.parameters``.
+
+    Notes
+    -----
+    In a sum of gradients from inputs of different shapes (the last batch of an epoch, say) ``dx`` and
+    ``dstate`` have no meaning and are None; ``parameters`` add.
+    """
+
+    __slots__ = ("dstate", "dx", "parameters")
+
+    def __init__(self, dx, dstate, parameters):
+        self.dx = dx
+        self.dstate = dstate
+        self.parameters = parameters
+
+    def __repr__(self):
+        shape = None if self.dx is None else self.dx.shape
+        return f"Gradients(dx of shape {shape}, {len(self.parameters)} parameters)"
+
+    def __add__(self, other):
+        if not isinstance(other, Gradients):
+            return NotImplemented
+        if self.parameters.keys() != other.parameters.keys():
+            raise ValueError("gradients of layers with different parameters can not be added")
+        return Gradients(
+            _sum(self.dx, other.dx),
+            _sum(self.dstate, other.dstate),
+            {name: value + other.parameters[name] for name, value in self.parameters.items()},
+        )
+
+    def __mul__(self, factor):
+        if not isinstance(factor, (int, float, np.number)):
+            return NotImplemented
+        factor = float(factor)  # a Python float keeps the arrays' dtype
+        return Gradients(
+            _scaled(self.dx, factor),
+            _scaled(self.dstate, factor),
+            {name: value * factor for name, value in self.parameters.items()},
+        )
+
+    __rmul__ = __mul__
+
+
+def _sum(one, other):
+    if one is None or other is None:
+        return None
+    if isinstance(one, tuple):
+        parts = tuple(_sum(a, b) for a, b in zip(one, other, strict=True))
+        return None if any(part is None for part in parts) else parts
+    return one + other if one.shape == other.shape else None
+
+
+def _scaled(value, factor):
+    if value is None:
+        return None
+    return tuple(part * factor for part in value) if isinstance(value, tuple) else value * factor

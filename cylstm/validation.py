@@ -1,0 +1,177 @@
+"""Every check of a user's argument, and every message. Knows shapes and dtypes; computes nothing, keeps nothing.
+
+A wrong type or dtype is a TypeError, a wrong value or shape a ValueError; both name the argument, what came and
+what was wanted, and are raised before anything is touched.
+"""
+
+import math
+import operator
+import os
+import sys
+
+import numpy as np
+
+FLOATS = (np.dtype("float32"), np.dtype("float64"))
+
+
+def dtype_of(dtype):
+    """float32 or float64, native, as an np.dtype."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype is {dtype!r}, expected 'float32' or 'float64'") from None
+    if found not in FLOATS:
+        raise TypeError(f"dtype is {dtype!r}, expected 'float32' or 'float64' in native byte order")
+    return found
+
+
+def size(name, value, least=1):
+    """A whole number of at least ``least``."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected an integer of at least {least}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected an integer of at least {least}")
+    if number < least:
+        raise ValueError(f"{name} is {number}, expected an integer of at least {least}")
+    return number
+
+
+def flag(name, value):
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
+
+
+def number(name, value, low, high, *, high_open=False):
+    """A real number in [low, high], or [low, high) if ``high_open``."""
+    try:
+        x = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}, expected a number") from None
+    inside = low <= x < high if high_open else low <= x <= high
+    if not inside:
+        raise ValueError(f"{name} is {value!r}, expected a number in [{low}, {high}{')' if high_open else ']'}")
+    return x
+
+
+def memory(what, *shapes_and_itemsizes):
+    """Refuse what the machine could not hold: an allocation may succeed and kill the process when touched."""
+    needed = sum(math.prod(shape) * itemsize for shape, itemsize in shapes_and_itemsizes)
+    if needed < 1 << 28:
+        return
+    try:
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        available = sys.maxsize
+    if needed > min(available, sys.maxsize):
+        raise MemoryError(f"{what} would need {needed / 1e9:,.1f} GB; this machine has {available / 1e9:,.1f} GB")
+
+
+def array(name, value, dtype):
+    """A strict ndarray: of this dtype, native, aligned, its last axis contiguous (else a copy)."""
+    if type(value) is not np.ndarray:
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array, which is not supported: fill it (and use lengths=)")
+        if not isinstance(value, np.ndarray):
+            raise TypeError(
+                f"{name} is a {type(value).__name__}, expected a {dtype} ndarray: use np.asarray({name}, dtype='{dtype}')"
+            )
+        value = np.asarray(value)
+    found = value.dtype
+    if found != dtype or not found.isnative:
+        raise TypeError(f"{name} is of dtype {found}, expected {dtype}: use {name}.astype('{dtype}')")
+    if value.ndim and value.strides[-1] != dtype.itemsize or not value.flags.aligned:
+        return np.ascontiguousarray(value) if value.flags.aligned else np.array(value, order="C", copy=True)
+    return value
+
+
+def shape(name, value, expected, words):
+    if value.shape != expected:
+        raise ValueError(f"{name} has shape {value.shape}, expected {words}")
+
+
+def sequence(x, dtype, input_size, batch_first):
+    """x as (T, B, I), and whether it came with a batch axis."""
+    x = array("x", x, dtype)
+    if x.ndim == 3 and x.shape[2] == input_size:
+        return (x.swapaxes(0, 1) if batch_first else x), True
+    if x.ndim == 2 and x.shape[1] == input_size:
+        return x[:, None, :], False
+    axes = "batch, seq_len" if batch_first else "seq_len, batch"
+    raise ValueError(
+        f"x has shape {x.shape}, expected ({axes}, input_size={input_size}) or (seq_len, input_size={input_size})"
+    )
+
+
+def state_pair(name, value, dtype, expected, batched):
+    """(h, c) of shape ``expected`` (L*D, B, H), or without B if not ``batched``; or None."""
+    if value is None:
+        return None, None
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a tuple of two arrays (h, c)")
+    layers, batch, hidden = expected
+    outer = expected if batched else (layers, hidden)
+    words = (
+        f"(num_layers * num_directions={layers}, batch={batch}, hidden_size={hidden})"
+        if batched
+        else f"(num_layers * num_directions={layers}, hidden_size={hidden}), as x is unbatched"
+    )
+    pair = []
+    for letter, part in zip("hc", value, strict=True):
+        part = array(f"{name} {letter}", part, dtype)
+        shape(f"{name} {letter}", part, outer, words)
+        pair.append(part.reshape(expected))
+    return pair
+
+
+def lengths_array(lengths, batch, steps, batched):
+    """B integers from 0 to T as intp; a single integer where x is unbatched; or None."""
+    if lengths is None:
+        return None
+    found = np.asarray(lengths)
+    if found.dtype.kind not in "iu" and not (found.size == 0 and found.ndim == 1):
+        raise TypeError(f"lengths is of dtype {found.dtype}, expected integers")
+    if not batched and found.ndim == 0:
+        found = found[None]
+    if found.shape != (batch,):
+        wanted = f"({batch},), one length per sequence" if batched else "a single integer, as x is unbatched"
+        raise ValueError(f"lengths has shape {found.shape}, expected {wanted}")
+    for row, length in enumerate(found.tolist()):
+        if not 0 <= length <= steps:
+            raise ValueError(f"lengths[{row}] is {length}, expected 0 to seq_len={steps}")
+    return np.ascontiguousarray(found, dtype=np.intp)
+
+
+def gradient(name, value, dtype, expected):
+    """dy or a part of dstate, of exactly this shape."""
+    value = array(name, value, dtype)
+    shape(name, value, expected, f"{expected}, that of the output of forward")
+    return value
+
+
+def parameters(given, expected, dtype):
+    """{name: array} with exactly the keys and shapes of ``expected``, cast from any float dtype; new arrays."""
+    try:
+        given = dict(given)
+    except (TypeError, ValueError):
+        raise TypeError(f"parameters came as a {type(given).__name__}, expected a mapping of names to arrays") from None
+    missing = [name for name in expected if name not in given]
+    unexpected = [name for name in given if name not in expected]
+    if missing or unexpected:
+        parts = [f"missing: {', '.join(missing)}"] if missing else []
+        parts += [f"unexpected: {', '.join(map(str, unexpected))}"] if unexpected else []
+        raise ValueError(f"parameter names do not match this layer; {'; '.join(parts)}")
+    checked = {}
+    for name, wanted in expected.items():
+        found = np.asarray(given[name])
+        if found.dtype.kind != "f":
+            raise TypeError(f"parameter {name} is of dtype {found.dtype}, expected a float dtype")
+        shape(f"parameter {name}", found, wanted, wanted)
+        with np.errstate(over="ignore"):
+            cast = np.array(found, dtype=dtype, order="C", copy=True)
+        if cast.dtype.itemsize < found.dtype.itemsize and np.isinf(cast).sum() != np.isinf(found).sum():
+            raise ValueError(f"parameter {name} has values too large for {dtype}")
+        checked[name] = cast
+    return checked

@@ -1,0 +1,90 @@
+"""The compiled parts of cylstm, and the flags of each with their reasons. Everything else: pyproject.toml.
+
+Environment, for those who test the build itself:
+CYLSTM_DEBUG=1      bounds-checked memoryviews and AddressSanitizer
+CYLSTM_PORTABLE=1   the portable level alone, without vector extensions: what a compiler like MSVC builds
+"""
+
+import os
+import platform
+import sys
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("CYLSTM_DEBUG") == "1"
+PORTABLE = os.environ.get("CYLSTM_PORTABLE") == "1"
+GNU = os.name != "nt"  # GCC or Clang
+MACHINE = platform.machine().lower()
+
+OPTIMISE = ["-O3", "-g0"] if GNU else ["/O2"]  # debug information would be most of the wheel
+if DEBUG:
+    OPTIMISE = ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer"]
+
+# Kernels only. The same bits at every level need a multiply-add that is fused where it is written so and
+# nowhere else; errno and trapping comparisons would keep loops from becoming vector code, and change no value.
+KERNEL = [*OPTIMISE, "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"] if GNU else [*OPTIMISE, "/fp:precise"]
+# tile_body must be inlined with its constants, or its accumulators are no registers. (Cython marks every
+# `cdef inline` function with this macro.)
+INLINE = [("CYTHON_INLINE", "inline __attribute__((always_inline))")] if GNU else []
+
+LEVELS = {"baseline": []}
+if GNU and not PORTABLE:
+    if MACHINE in ("x86_64", "amd64"):
+        LEVELS["avx2"] = ["-mavx2", "-mfma"]
+        LEVELS["avx512"] = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mavx2", "-mfma"]
+    elif MACHINE in ("aarch64", "arm64"):
+        LEVELS["neon"] = []  # part of every aarch64
+
+NUMPY = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
+LINK = ["-fsanitize=address"] if DEBUG else []
+
+
+def kernel(level, dtype):
+    macros = [(f"CYLSTM_LEVEL_{level.upper()}", None), *INLINE]
+    if dtype == "float64":
+        macros.append(("CYLSTM_FLOAT64", None))
+    if PORTABLE:
+        macros.append(("CYLSTM_NO_VECTOR_EXTENSIONS", None))
+    return Extension(
+        f"cylstm._kernels.{level}_{dtype}",
+        [f"cylstm/_kernels/{level}_{dtype}.pyx"],
+        depends=["cylstm/_kernels/kernels.pxi", "cylstm/_kernels/simd.h", "cylstm/_kernels/table.h"],
+        include_dirs=["cylstm/_kernels"],
+        define_macros=macros,
+        extra_compile_args=[*KERNEL, *LEVELS[level]],
+        extra_link_args=LINK,
+    )
+
+
+def core(name):
+    return Extension(
+        f"cylstm._core.{name}",
+        [f"cylstm/_core/{name}.pyx"],
+        depends=["cylstm/_kernels/table.h", "cylstm/_core/atomic.h"],
+        include_dirs=["cylstm/_kernels", "cylstm/_core", numpy.get_include()],
+        define_macros=[*NUMPY, ("CYLSTM_BUILT_LEVELS", '"%s"' % " ".join(LEVELS))],
+        extra_compile_args=OPTIMISE,
+        extra_link_args=LINK,
+    )
+
+
+directives = {
+    "language_level": 3,
+    "boundscheck": DEBUG,  # memoryviews are indexed where speed does not matter; pointers elsewhere
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "cdivision": True,  # operands are never negative, and never zero
+    "embedsignature": True,
+}
+
+setup(
+    ext_modules=cythonize(
+        [kernel(level, dtype) for level in LEVELS for dtype in ("float32", "float64")]
+        + [core(name) for name in ("dispatch", "packing", "sequence", "stepper", "dense", "blas", "noise")],
+        compiler_directives=directives,
+        build_dir=os.path.join("build", "cython"),
+        nthreads=0 if sys.platform == "win32" else 2,
+    ),
+)
