@@ -7,12 +7,11 @@ from libc.string cimport memcpy
 
 from cylstm._core.dispatch cimport activation_backward_of, activation_of, table_of
 from cylstm._core.kernels cimport activation_backward_function, activation_function, kernel_table
-from cylstm._core.packing cimport PackedDense, multiply
+from cylstm._core.packing cimport ROWS_AT_ONCE, PackedDense, multiply
 
 cnp.import_array()
 
 cdef enum:
-    ROWS_AT_ONCE = 48   # whose padded outputs are in scratch at a time
     ALIGNMENT = 64
 
 

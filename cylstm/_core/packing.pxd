@@ -13,14 +13,14 @@ cdef struct matrix:
     Py_ssize_t group      # vectors packed together; the last group may have fewer
 
 
-cdef struct row_groups:
-    # Rows shared out to tiles as evenly as they go: 32 rows are 6 + 6 + 5 + 5 + 5 + 5, not 5 * 6 + 2.
-    Py_ssize_t count
-    Py_ssize_t size       # of the last ones
-    Py_ssize_t larger     # this many have one row more, and come first
+cdef enum:
+    ROWS_AT_ONCE = 48     # whose sums and x stay in L1
 
 
-cdef row_groups split_rows(Py_ssize_t rows, Py_ssize_t tile_rows) noexcept nogil
+cdef void product_of_group(
+    const kernel_table *kernels, const matrix *weights, Py_ssize_t first_vector, Py_ssize_t rows,
+    const void *const *x, const void *const *start, Py_ssize_t start_offset, void *const *out, Py_ssize_t out_offset,
+) noexcept nogil
 
 cdef void multiply(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t rows,

@@ -30,12 +30,42 @@ def aligned_empty(shape, dtype, bint zero=False):
     return raw[skip:skip + count].view(dtype).reshape(shape)
 
 
-cdef row_groups split_rows(Py_ssize_t rows, Py_ssize_t tile_rows) noexcept nogil:
-    cdef row_groups groups
-    groups.count = (rows + tile_rows - 1) // tile_rows
-    groups.size = rows // groups.count if groups.count else 0
-    groups.larger = rows - groups.size * groups.count
-    return groups
+cdef void product_of_group(
+    const kernel_table *kernels,
+    const matrix *weights,
+    Py_ssize_t first_vector,     # of the group
+    Py_ssize_t rows,
+    const void *const *x,        # (rows,) pointers to (depth,)      IN
+    const void *const *start,    # (rows,) pointers                  IN
+    Py_ssize_t start_offset,     # of the group's first vector
+    void *const *out,            # (rows,) pointers                  OUT  may be start
+    Py_ssize_t out_offset,
+) noexcept nogil:
+    """out[r] = start[r] + x[r] W for the vectors of one group."""
+    cdef tile_product product
+    cdef Py_ssize_t tiles = (rows + kernels.tile_rows - 1) // kernels.tile_rows
+    cdef Py_ssize_t width = min(weights.group, weights.vectors - first_vector)
+    cdef Py_ssize_t tile_width = width if rows == 1 else weights.panel
+    cdef Py_ssize_t v, tile, row, next_row
+    product.depth = weights.depth
+    product.weights_step = width * kernels.lanes
+    row = 0
+    for tile in range(tiles):
+        # Rows are shared out evenly: 32 are 5 + 5 + 5 + 5 + 6 + 6 and not 5 * 6 + 2.
+        next_row = rows * (tile + 1) // tiles
+        product.x = x + row
+        product.start = start + row
+        product.out = out + row
+        v = 0
+        while v < width:
+            product.weights = (
+                weights.data + (first_vector * weights.depth + v) * kernels.lanes * kernels.itemsize
+            )
+            product.start_offset = start_offset + v * kernels.lanes
+            product.out_offset = out_offset + v * kernels.lanes
+            kernels.tile(next_row - row, min(tile_width, width - v), &product)
+            v += tile_width
+        row = next_row
 
 
 cdef void multiply(
@@ -46,33 +76,19 @@ cdef void multiply(
     const void *const *start,    # (rows,) pointers to (vectors, lanes)      IN
     void *const *out,            # (rows,) pointers to (vectors, lanes)      OUT  may be start
 ) noexcept nogil:
-    """out[r] = start[r] + x[r] W. Groups of weights outside, rows inside: weights are read from afar once."""
-    cdef tile_product product
-    cdef row_groups groups = split_rows(rows, kernels.tile_rows)
-    cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
-    cdef Py_ssize_t first_vector = 0
-    cdef Py_ssize_t width, v, g, row, count
-    product.depth = weights.depth
-    while first_vector < weights.vectors:
-        width = min(weights.group, weights.vectors - first_vector)
-        product.weights_step = width * kernels.lanes
+    """out[r] = start[r] + x[r] W, for any number of rows."""
+    cdef Py_ssize_t vector = 0
+    cdef Py_ssize_t row, offset
+    while vector < weights.vectors:
+        offset = vector * kernels.lanes
         row = 0
-        for g in range(groups.count):
-            count = groups.size + (g < groups.larger)
-            product.x = x + row
-            product.start = start + row
-            product.out = out + row
-            v = 0
-            while v < width:
-                product.weights = weights.data + (first_vector * weights.depth + v) * vector_bytes
-                product.start_offset = product.out_offset = (first_vector + v) * kernels.lanes
-                if count == 1:
-                    kernels.tile(1, width, &product)
-                    break
-                kernels.tile(count, min(weights.panel, width - v), &product)
-                v += weights.panel
-            row += count
-        first_vector += width
+        while row < rows:
+            product_of_group(
+                kernels, weights, vector, min(<Py_ssize_t>ROWS_AT_ONCE, rows - row), x + row, start + row, offset,
+                out + row, offset,
+            )
+            row += ROWS_AT_ONCE
+        vector += weights.group
 
 
 cdef matrix new_matrix(

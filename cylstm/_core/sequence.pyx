@@ -8,15 +8,8 @@ from cpython.pystate cimport PyThreadState
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from cylstm._core.kernels cimport (
-    backward_function,
-    backward_rows,
-    forward_function,
-    forward_rows,
-    kernel_table,
-    tile_product,
-)
-from cylstm._core.packing cimport Weights, matrix, multiply, row_groups, split_rows
+from cylstm._core.kernels cimport backward_function, backward_rows, forward_function, forward_rows, kernel_table
+from cylstm._core.packing cimport ROWS_AT_ONCE, Weights, matrix, multiply, product_of_group
 
 cnp.import_array()
 
@@ -75,18 +68,18 @@ cdef void free_rows(step_rows *rows) noexcept nogil:
 
 
 cdef Py_ssize_t scratch_bytes(const layer_description *layer) noexcept nogil:
-    """For the pre-activations of one group of blocks of one tile's rows, where there is no tape."""
-    return layer.kernels.tile_rows * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
+    """For the pre-activations of one group of blocks of the rows worked on at once, where there is no tape."""
+    return ROWS_AT_ONCE * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
 
 
 cdef void scratch_gates(
     const layer_description *layer, step_rows *rows, Py_ssize_t count, char *scratch
 ) noexcept nogil:
-    """Let rows.gates take turns in the scratch: a tile never has more than tile_rows rows."""
+    """Let rows.gates take turns in the scratch."""
     cdef Py_ssize_t row_bytes = layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
     cdef Py_ssize_t r
     for r in range(count):
-        rows.gates[r] = scratch + (r % layer.kernels.tile_rows) * row_bytes
+        rows.gates[r] = scratch + (r % ROWS_AT_ONCE) * row_bytes
 
 
 cdef void step(
@@ -96,67 +89,50 @@ cdef void step(
     bint with_input,           # False: rows.start holds bias + x W_ih already
     bint taped,                # rows.gates are whole rows; False: scratch for one group of blocks
 ) noexcept nogil:
-    """One time step: for each group of blocks, for each tile of rows, the products and then the cell.
+    """One time step: for each group of blocks, for each batch of rows, the products and then the cell.
 
         gates = start + x W_ih + h_prev W_hh;   c, h, y = cell(gates, c_prev)
 
     Blocks are outside and rows inside, so weights come from afar once per step.
     """
     cdef const kernel_table *kernels = layer.kernels
-    cdef tile_product input_product
-    cdef tile_product hidden_product
     cdef forward_rows cell_rows
-    cdef row_groups groups = split_rows(count, kernels.tile_rows)
     cdef Py_ssize_t lanes = kernels.lanes
-    cdef Py_ssize_t vector_bytes = lanes * kernels.itemsize
-    cdef Py_ssize_t first_vector = 0
-    cdef Py_ssize_t width, v, tile_width, g, row, tile_rows, gates_offset, unit, start_offset
+    cdef Py_ssize_t vector = 0
+    cdef Py_ssize_t row, some, offset, gates_offset, block, unit
+    cdef const void *const *start
+    cdef void *const *gates
     cell_rows.gates = <void *const *>rows.gates
     cell_rows.c_prev = <const void *const *>rows.c_prev
     cell_rows.c = <void *const *>rows.c
     cell_rows.h = <void *const *>rows.h
     cell_rows.y = <void *const *>rows.y
-    input_product.depth = layer.x.depth
-    hidden_product.depth = layer.h.depth
-    while first_vector < layer.h.vectors:
-        width = min(layer.h.group, layer.h.vectors - first_vector)
-        input_product.weights_step = hidden_product.weights_step = width * lanes
+    while vector < layer.h.vectors:
+        offset = vector * lanes
+        gates_offset = offset if taped else 0
         row = 0
-        for g in range(groups.count):
-            tile_rows = groups.size + (g < groups.larger)
-            tile_width = width if tile_rows == 1 else layer.h.panel
-            input_product.x = <const void *const *>(rows.x + row)
-            input_product.start = <const void *const *>(rows.start + row)
-            input_product.out = <void *const *>(rows.gates + row)
-            hidden_product.x = <const void *const *>(rows.h_prev + row)
-            hidden_product.out = input_product.out
-            v = 0
-            while v < width:
-                gates_offset = ((first_vector if taped else 0) + v) * lanes
-                start_offset = (first_vector + v) * lanes
-                hidden_product.start = input_product.start
-                hidden_product.start_offset = start_offset
-                hidden_product.out_offset = gates_offset
-                if with_input:
-                    input_product.weights = layer.x.data + (first_vector * layer.x.depth + v) * vector_bytes
-                    input_product.start_offset = start_offset
-                    input_product.out_offset = gates_offset
-                    kernels.tile(tile_rows, tile_width, &input_product)
-                    hidden_product.start = <const void *const *>input_product.out
-                    hidden_product.start_offset = gates_offset
-                hidden_product.weights = layer.h.data + (first_vector * layer.h.depth + v) * vector_bytes
-                kernels.tile(tile_rows, tile_width, &hidden_product)
-                v += tile_width
-            v = 0
-            while v < width:
-                unit = (first_vector + v) // layer.gates * lanes
+        while row < count:
+            some = min(<Py_ssize_t>ROWS_AT_ONCE, count - row)
+            start = <const void *const *>(rows.start + row)
+            gates = <void *const *>(rows.gates + row)
+            if with_input:
+                product_of_group(
+                    kernels, &layer.x, vector, some, <const void *const *>(rows.x + row), start, offset,
+                    gates, gates_offset,
+                )
+                start = <const void *const *>gates
+            product_of_group(
+                kernels, &layer.h, vector, some, <const void *const *>(rows.h_prev + row), start,
+                gates_offset if with_input else offset, gates, gates_offset,
+            )
+            for block in range(min(layer.h.group, layer.h.vectors - vector) // layer.gates):
+                unit = (vector // layer.gates + block) * lanes
                 layer.cell(
-                    &cell_rows, row, tile_rows, ((first_vector if taped else 0) + v) * lanes, unit,
+                    &cell_rows, row, some, gates_offset + block * layer.gates * lanes, unit,
                     min(lanes, layer.hidden_size - unit),
                 )
-                v += layer.gates
-            row += tile_rows
-        first_vector += width
+            row += some
+        vector += layer.h.group
 
 
 cdef struct strided:

@@ -16,7 +16,7 @@ cdef extern from "simd.h" nogil:
     ctypedef float vreal
     const int LANES
     const int TILE_ROWS
-    const real LOG2_E, LN2_HIGH, LN2_LOW, EXP_LOWEST, ROUNDING_SHIFT, TWO_TO_MINUS_OFFSET
+    const real LOG2_E, LN2_HIGH, LN2_LOW, EXP_LOWEST, ROUNDING_SHIFT
     const real TANH_SMALL, TANH_SATURATED
     const int EXP_TERMS, TANH_P_TERMS, TANH_Q_TERMS
     const real *EXP_C
@@ -29,10 +29,13 @@ cdef extern from "simd.h" nogil:
     void v_store_some(real *to, vreal x, Py_ssize_t count)
     void v_store_all(real *to, const vreal *values, int count)
     vreal v_fma(vreal a, vreal b, vreal c)
+    vreal v_accumulate(vreal sum, vreal a, vreal b)
     vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
     vreal v_abs(vreal x)
     vreal v_copysign(vreal magnitude, vreal sign)
-    vreal v_two_to(vreal shifted)
+    vreal v_scale(vreal x, vreal n, vreal shifted)
+    vreal v_at_least(vreal low, vreal x)
+    vreal v_at_most(vreal high, vreal x)
 
 cdef extern from "table.h" nogil:
     const char *KERNEL_TABLE_NAME
@@ -95,14 +98,12 @@ cdef inline vreal exp(vreal x) noexcept nogil:
     """e^x for EXP_LOWEST <= x <= TANH_SATURATED.
 
         n = rint(x / ln 2),  r = x - n ln 2,  e^x = 2^n (1 + r + r^2 C(r))
-
-    2^n is applied as 2^(n + offset) 2^-offset, so that a subnormal result is rounded once.
     """
     cdef vreal shifted = v_fma(x, v_set1(LOG2_E), v_set1(ROUNDING_SHIFT))
     cdef vreal n = shifted - v_set1(ROUNDING_SHIFT)
     cdef vreal r = v_fma(n, v_set1(-LN2_LOW), v_fma(n, v_set1(-LN2_HIGH), x))
     cdef vreal e = v_fma(polynomial(EXP_TERMS, EXP_C, r), r * r, r) + v_set1(<real>1)
-    return e * v_two_to(shifted) * v_set1(TWO_TO_MINUS_OFFSET)
+    return v_scale(e, n, shifted)
 
 
 cdef inline vreal sigmoid(vreal x) noexcept nogil:
@@ -112,9 +113,7 @@ cdef inline vreal sigmoid(vreal x) noexcept nogil:
     """
     cdef vreal one = v_set1(<real>1)
     cdef vreal zero = v_set1(<real>0)
-    cdef vreal lowest = v_set1(EXP_LOWEST)
-    cdef vreal argument = zero - v_abs(x)
-    cdef vreal e = exp(v_if_less(argument, lowest, lowest, argument))
+    cdef vreal e = exp(v_at_least(v_set1(EXP_LOWEST), zero - v_abs(x)))
     return v_if_less(x, zero, e, one) / (one + e)
 
 
@@ -125,11 +124,9 @@ cdef inline vreal tanh(vreal x) noexcept nogil:
     """
     cdef vreal one = v_set1(<real>1)
     cdef vreal small = v_set1(TANH_SMALL)
-    cdef vreal saturated = v_set1(TANH_SATURATED)
     cdef vreal a = v_abs(x)
     cdef vreal square = a * a
-    cdef vreal twice = a + a
-    cdef vreal e = exp(v_if_less(saturated, twice, saturated, twice))
+    cdef vreal e = exp(v_at_most(v_set1(TANH_SATURATED), a + a))
     cdef vreal numerator = v_if_less(a, small, a * square * polynomial(TANH_P_TERMS, TANH_P, square), v_set1(<real>-2))
     cdef vreal denominator = v_if_less(a, small, polynomial(TANH_Q_TERMS, TANH_Q, square), one + e)
     return v_copysign(v_if_less(a, small, a, one) + numerator / denominator, x)
@@ -169,8 +166,6 @@ cdef void softmax_all(Py_ssize_t count, real *x) noexcept nogil:
     cdef Py_ssize_t block, j, some
     cdef Py_ssize_t blocks = (count + LANES - 1) // LANES
     cdef real largest, total
-    cdef vreal lowest = v_set1(EXP_LOWEST)
-    cdef vreal argument
     if count == 0:
         return
     largest = x[0]
@@ -182,8 +177,7 @@ cdef void softmax_all(Py_ssize_t count, real *x) noexcept nogil:
     for block in range(blocks):
         j = block * LANES
         some = min(count - j, <Py_ssize_t>LANES)
-        argument = v_load_some(x + j, some) - v_set1(largest)
-        v_store_some(x + j, exp(v_if_less(argument, lowest, lowest, argument)), some)
+        v_store_some(x + j, exp(v_at_least(v_set1(EXP_LOWEST), v_load_some(x + j, some) - v_set1(largest))), some)
     total = x[0]
     for j in range(1, count):
         total = total + x[j]
@@ -240,10 +234,11 @@ cdef inline void tile_body(const int rows, const int vectors, const tile_product
     cdef Py_ssize_t k
     cdef int r, v
     cdef Py_ssize_t depth = product.depth
-    cdef const real *const *x = product.x
+    cdef const real *x[6]
     cdef const real *weights = product.weights
     cdef Py_ssize_t weights_step = product.weights_step
     for r in range(rows):
+        x[r] = product.x[r]
         for v in range(vectors):
             sums[r * vectors + v] = v_load(product.start[r] + product.start_offset + v * LANES)
     for k in range(depth):
@@ -253,7 +248,7 @@ cdef inline void tile_body(const int rows, const int vectors, const tile_product
         for r in range(rows):
             x_k = v_set1(x[r][k])
             for v in range(vectors):
-                sums[r * vectors + v] = v_fma(x_k, weight[v], sums[r * vectors + v])
+                sums[r * vectors + v] = v_accumulate(sums[r * vectors + v], x_k, weight[v])
     for r in range(rows):
         v_store_all(product.out[r] + product.out_offset, sums + r * vectors, vectors)
 
@@ -285,16 +280,16 @@ cdef void tile(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product)
         tile_body(2, 3, product)
     elif shape == 24:
         tile_body(2, 4, product)
-    elif shape == 31:
-        tile_body(3, 1, product)
-    elif shape == 32:
-        tile_body(3, 2, product)
-    elif shape == 33:
-        tile_body(3, 3, product)
-    elif shape == 34:
-        tile_body(3, 4, product)
     elif TILE_ROWS >= 6:
-        if shape == 41:
+        if shape == 31:
+            tile_body(3, 1, product)
+        elif shape == 32:
+            tile_body(3, 2, product)
+        elif shape == 33:
+            tile_body(3, 3, product)
+        elif shape == 34:
+            tile_body(3, 4, product)
+        elif shape == 41:
             tile_body(4, 1, product)
         elif shape == 42:
             tile_body(4, 2, product)
@@ -356,33 +351,36 @@ cdef void lstm_forward(
         h = o tanh(c)
 
     The activations are written back in place, so one function serves training and inference: whoever owns
-    ``gates`` decides whether they are a tape.
+    ``gates`` decides whether they are a tape. Two loops, because in one the processor sees no further than a row's
+    chain of gates, c and tanh(c), and waits for it.
     """
     cdef Py_ssize_t r
     cdef real *gates
-    cdef vreal i, f, g, o, c, h
+    cdef vreal i, f, g, c, h
     for r in range(first, first + count):
         gates = rows.gates[r] + gates_offset
         i = sigmoid(v_load(gates))
         f = sigmoid(v_load(gates + LANES))
         g = tanh(v_load(gates + 2 * LANES))
-        o = sigmoid(v_load(gates + 3 * LANES))
-        if units == LANES:
-            c = v_fma(f, v_load(rows.c_prev[r] + unit_offset), i * g)
-            h = o * tanh(c)
-            v_store(rows.c[r] + unit_offset, c)
-            v_store(rows.h[r] + unit_offset, h)
-            v_store(rows.y[r] + unit_offset, h)
-        else:
-            c = v_fma(f, v_load_some(rows.c_prev[r] + unit_offset, units), i * g)
-            h = o * tanh(c)
-            v_store_some(rows.c[r] + unit_offset, c, units)
-            v_store_some(rows.h[r] + unit_offset, h, units)
-            v_store_some(rows.y[r] + unit_offset, h, units)
         v_store(gates, i)
         v_store(gates + LANES, f)
         v_store(gates + 2 * LANES, g)
-        v_store(gates + 3 * LANES, o)
+        v_store(gates + 3 * LANES, sigmoid(v_load(gates + 3 * LANES)))
+        if units == LANES:
+            v_store(rows.c[r] + unit_offset, v_fma(f, v_load(rows.c_prev[r] + unit_offset), i * g))
+        else:
+            c = v_fma(f, v_load_some(rows.c_prev[r] + unit_offset, units), i * g)
+            v_store_some(rows.c[r] + unit_offset, c, units)
+    for r in range(first, first + count):
+        gates = rows.gates[r] + gates_offset
+        if units == LANES:
+            h = v_load(gates + 3 * LANES) * tanh(v_load(rows.c[r] + unit_offset))
+            v_store(rows.h[r] + unit_offset, h)
+            v_store(rows.y[r] + unit_offset, h)
+        else:
+            h = v_load(gates + 3 * LANES) * tanh(v_load_some(rows.c[r] + unit_offset, units))
+            v_store_some(rows.h[r] + unit_offset, h, units)
+            v_store_some(rows.y[r] + unit_offset, h, units)
 
 
 cdef void lstm_backward(

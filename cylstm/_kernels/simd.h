@@ -18,8 +18,8 @@ typedef float real;
 typedef uint32_t bits_of_real;
 #endif
 
-/* TILE_ROWS: rows of the largest tile. Four vectors of accumulators per row, four of weights and one of x
- * fit the 32 registers of AVX-512 and NEON with six rows, and the 16 of the others, but for one, with three. */
+/* TILE_ROWS: rows of the largest tile. Four accumulators per row, four weights and one x fit the 32 registers of
+ * AVX-512 and NEON with six rows and the 16 of the others with two (with three, GCC 12 spilled an accumulator). */
 #if defined(CYLSTM_LEVEL_AVX512)
 #  include <immintrin.h>
 #  define VECTOR_BYTES 64
@@ -27,19 +27,22 @@ typedef uint32_t bits_of_real;
 #elif defined(CYLSTM_LEVEL_AVX2)
 #  include <immintrin.h>
 #  define VECTOR_BYTES 32
-#  define TILE_ROWS 3
+#  define TILE_ROWS 2
 #elif defined(CYLSTM_LEVEL_NEON)
 #  include <arm_neon.h>
 #  define VECTOR_BYTES 16
 #  define TILE_ROWS 6
 #elif defined(CYLSTM_LEVEL_BASELINE) && defined(__GNUC__) && !defined(CYLSTM_NO_VECTOR_EXTENSIONS)
 #  define VECTOR_BYTES 16
-#  define TILE_ROWS 3
+#  define TILE_ROWS 2
 #elif defined(CYLSTM_LEVEL_BASELINE) /* a compiler without vector extensions: one lane, plain C */
-#  define TILE_ROWS 3
+#  define TILE_ROWS 2
 #else
 #  error "setup.py defines one of CYLSTM_LEVEL_BASELINE, _AVX2, _AVX512, _NEON"
 #endif
+
+/* Of the operations below, v_if_less(a, b, yes, no) is a < b ? yes : no, and v_at_least, v_at_most keep x from being
+ * under or over a bound and pass a NaN in x on. */
 
 /* 1.5 * 2^(mantissa bits): adding it rounds to an integer and leaves that integer in the lowest bits. */
 #ifdef CYLSTM_FLOAT64
@@ -77,12 +80,18 @@ INLINE vreal v_copysign(vreal magnitude, vreal sign)
     return (vreal)((vbits)magnitude | ((vbits)sign & (SIGN_BITS - (vbits){0})));
 }
 
-/* 2^(n + EXPONENT_OFFSET), where shifted is n + ROUNDING_SHIFT. */
-INLINE vreal v_two_to(vreal shifted)
+
+#if !defined(CYLSTM_LEVEL_AVX512)
+/* x * 2^n, rounded once, where shifted is n + ROUNDING_SHIFT: as x * 2^(n + offset) * 2^-offset, because 2^n itself
+ * may be too small for a normal number. */
+INLINE vreal v_scale(vreal x, vreal n, vreal shifted)
 {
-    return (vreal)(((vbits)shifted << MANTISSA_BITS)
-                   + ((bits_of_real)(EXPONENT_BIAS + EXPONENT_OFFSET) << MANTISSA_BITS));
+    vreal power = (vreal)(((vbits)shifted << MANTISSA_BITS)
+                          + ((bits_of_real)(EXPONENT_BIAS + EXPONENT_OFFSET) << MANTISSA_BITS));
+    (void)n;
+    return x * power * v_set1(TWO_TO_MINUS_OFFSET);
 }
+#endif
 
 INLINE vreal v_load_some(const real *from, Py_ssize_t count)
 {
@@ -115,6 +124,9 @@ INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
     return (vreal)_mm512_mask_blend_pd(
         _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ), (__m512d)no, (__m512d)yes);
 }
+INLINE vreal v_scale(vreal x, vreal n, vreal shifted) { (void)shifted; return (vreal)_mm512_scalef_pd((__m512d)x, (__m512d)n); }
+INLINE vreal v_at_least(vreal low, vreal x) { return (vreal)_mm512_max_pd((__m512d)low, (__m512d)x); }
+INLINE vreal v_at_most(vreal high, vreal x) { return (vreal)_mm512_min_pd((__m512d)high, (__m512d)x); }
 #elif defined(CYLSTM_LEVEL_AVX512)
 INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
@@ -122,6 +134,9 @@ INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
     return (vreal)_mm512_mask_blend_ps(
         _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ), (__m512)no, (__m512)yes);
 }
+INLINE vreal v_scale(vreal x, vreal n, vreal shifted) { (void)shifted; return (vreal)_mm512_scalef_ps((__m512)x, (__m512)n); }
+INLINE vreal v_at_least(vreal low, vreal x) { return (vreal)_mm512_max_ps((__m512)low, (__m512)x); }
+INLINE vreal v_at_most(vreal high, vreal x) { return (vreal)_mm512_min_ps((__m512)high, (__m512)x); }
 #elif defined(CYLSTM_LEVEL_AVX2) && defined(CYLSTM_FLOAT64)
 INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
 INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
@@ -129,6 +144,8 @@ INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
     return (vreal)_mm256_blendv_pd((__m256d)no, (__m256d)yes,
                                    _mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_LT_OQ));
 }
+INLINE vreal v_at_least(vreal low, vreal x) { return (vreal)_mm256_max_pd((__m256d)low, (__m256d)x); }
+INLINE vreal v_at_most(vreal high, vreal x) { return (vreal)_mm256_min_pd((__m256d)high, (__m256d)x); }
 #elif defined(CYLSTM_LEVEL_AVX2)
 INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
@@ -136,6 +153,8 @@ INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
     return (vreal)_mm256_blendv_ps((__m256)no, (__m256)yes,
                                    _mm256_cmp_ps((__m256)a, (__m256)b, _CMP_LT_OQ));
 }
+INLINE vreal v_at_least(vreal low, vreal x) { return (vreal)_mm256_max_ps((__m256)low, (__m256)x); }
+INLINE vreal v_at_most(vreal high, vreal x) { return (vreal)_mm256_min_ps((__m256)high, (__m256)x); }
 #else
 #  if defined(CYLSTM_LEVEL_NEON) && defined(CYLSTM_FLOAT64)
 INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
@@ -149,6 +168,26 @@ INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
     vbits mask = (vbits)(a < b);
     return (vreal)((mask & (vbits)yes) | (~mask & (vbits)no));
 }
+INLINE vreal v_at_least(vreal low, vreal x) { return v_if_less(x, low, low, x); }
+INLINE vreal v_at_most(vreal high, vreal x) { return v_if_less(high, x, high, x); }
+#endif
+
+/* sum + a * b, rounded once, for accumulators that stay in registers through a long loop: the bits of v_fma, by
+ * an instruction that can not be anything else: GCC 12 otherwise writes the sum over a or b and then moves registers
+ * about, 6 to 12 moves among the 24 multiply-adds of a 6 x 4 tile. */
+#if defined(CYLSTM_LEVEL_AVX512) || defined(CYLSTM_LEVEL_AVX2)
+#  ifdef CYLSTM_FLOAT64
+#    define FMA231 "vfmadd231pd"
+#  else
+#    define FMA231 "vfmadd231ps"
+#  endif
+INLINE vreal v_accumulate(vreal sum, vreal a, vreal b)
+{
+    __asm__(FMA231 " %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); /* v: any vector register of the level */
+    return sum;
+}
+#else
+INLINE vreal v_accumulate(vreal sum, vreal a, vreal b) { return v_fma(a, b, sum); }
 #endif
 
 #else /* one lane */
@@ -164,11 +203,15 @@ INLINE real real_from(bits_of_real b) { real x; memcpy(&x, &b, sizeof x); return
 #define SIGN_BITS ((bits_of_real)1 << (8 * sizeof(real) - 1))
 INLINE vreal v_abs(vreal x) { return real_from(bits_from(x) & ~SIGN_BITS); }
 INLINE vreal v_copysign(vreal magnitude, vreal sign) { return real_from(bits_from(magnitude) | (bits_from(sign) & SIGN_BITS)); }
-INLINE vreal v_two_to(vreal shifted)
+INLINE vreal v_scale(vreal x, vreal n, vreal shifted)
 {
-    return real_from((bits_from(shifted) << MANTISSA_BITS)
-                     + ((bits_of_real)(EXPONENT_BIAS + EXPONENT_OFFSET) << MANTISSA_BITS));
+    real power = real_from((bits_from(shifted) << MANTISSA_BITS)
+                           + ((bits_of_real)(EXPONENT_BIAS + EXPONENT_OFFSET) << MANTISSA_BITS));
+    (void)n;
+    return x * power * TWO_TO_MINUS_OFFSET;
 }
+INLINE vreal v_at_least(vreal low, vreal x) { return x < low ? low : x; }
+INLINE vreal v_at_most(vreal high, vreal x) { return high < x ? high : x; }
 INLINE vreal v_load_some(const real *from, Py_ssize_t count) { return count ? *from : (real)0; }
 INLINE void v_store_some(real *to, vreal x, Py_ssize_t count) { if (count) *to = x; }
 INLINE vreal v_load(const real *from) { return *from; }
@@ -179,6 +222,7 @@ INLINE void v_store_all(real *to, const vreal *from, int count)
     for (j = 0; j < count; j++) to[j] = from[j];
 }
 INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; }
+INLINE vreal v_accumulate(vreal sum, vreal a, vreal b) { return v_fma(a, b, sum); }
 INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no) { return a < b ? yes : no; }
 
 #endif /* VECTOR_BYTES */

@@ -21,7 +21,7 @@ typedef void real;
  */
 typedef struct {
     Py_ssize_t depth;               /* K */
-    const real *const *x;           /* (rows,) pointers to (K,)               IN */
+    const real *const *x;           /* (rows,) pointers                       IN */
     const real *weights;            /* (K, step), the first vectors * LANES of each k used   IN */
     Py_ssize_t weights_step;        /* elements from one k to the next */
     const real *const *start;       /* (rows,) pointers                       IN */
