@@ -20,7 +20,9 @@ def _at_least(least):
     def parse(text):
         number = int(text)
         if number < least:
-            raise argparse.ArgumentTypeError(f"{number} came, expected an integer of at least {least}")
+            raise argparse.ArgumentTypeError(
+                f"{number} came, expected an integer of at least {least}"
+            )
         return number
 
     parse.__name__ = "integer"  # argparse: invalid integer value
@@ -49,7 +51,9 @@ def main(argv=None):
         default="cylstm-digits.npz",
         help="where the trained parameters go (default: %(default)s)",
     )
-    demo.add_argument("--seed", metavar="N", type=_at_least(0), default=0, help="default: %(default)s")
+    demo.add_argument(
+        "--seed", metavar="N", type=_at_least(0), default=0, help="default: %(default)s"
+    )
     demo.add_argument(
         "--epochs",
         metavar="N",

@@ -1,8 +1,9 @@
 """The main job on real data, in seconds: train a classifier of images, test it, stream it, save it.
 
-An LSTM reads an image row by row, from the top, and a Dense layer turns its last h into the logits of
-the classes. ``python -m cylstm demo`` runs it on the digits of ``cylstm.data``; examples/mnist_rows.py on
-MNIST. Written as a user would write it: from the public names of cylstm alone.
+An LSTM reads an image row by row, from the top, and a Dense layer turns its last h into the logits
+of the classes. ``python -m cylstm demo`` runs it on the digits of ``cylstm.data``;
+examples/mnist_rows.py on MNIST. Written as a user would write it: from the public names of cylstm
+alone.
 """
 
 import errno
@@ -18,8 +19,9 @@ import numpy as np
 
 __all__ = ["digits", "run", "save", "train"]
 
-# Chosen on a fifth of the training images, held out for that and not the test images; four seeds each
-# reached 98.3 to 98.6 % there. With 64 units, leaving out the noise on the pixels cost about one per cent.
+# Chosen on a fifth of the training images, held out for that and not the test images; four seeds
+# each reached 98.3 to 98.6 % there. With 64 units, leaving out the noise on the pixels cost about
+# one per cent.
 HIDDEN_SIZE = 96
 BATCH_SIZE = 32
 EPOCHS = 25
@@ -113,8 +115,8 @@ def train(
     seed : int
         Of the initial parameters, the order of the images and the noise.
     progress : callable, optional
-        Called after every batch with (epoch, images of it done, images, mean loss, accuracy); loss and
-        accuracy are those of this epoch so far, measured while the parameters change.
+        Called after every batch with (epoch, images of it done, images, mean loss, accuracy); loss
+        and accuracy are those of this epoch so far, measured while the parameters change.
 
     Returns
     -------
@@ -201,7 +203,7 @@ def _classify(lstm, dense, images, batch_size=1000):
 
 
 def _stream(lstm, images):
-    """Feed images row by row to a stream and to the NumPy reference; print times and differences."""
+    """Feed images row by row to a stream and to the reference; print times and differences."""
     from cylstm import reference
 
     count, rows, _ = images.shape
@@ -209,7 +211,10 @@ def _stream(lstm, images):
     h_reference = np.empty_like(h)
     weights = {name.removesuffix("_l0"): value for name, value in lstm.parameters.items()}
     stream = lstm.stream()
-    seconds, seconds_reference = [], []  # per image, so that a median can leave out what interrupted
+    seconds, seconds_reference = (
+        [],
+        [],
+    )  # per image, so that a median can leave out what interrupted
 
     for image, out in zip(images, h, strict=True):
         stream.reset()
@@ -229,19 +234,21 @@ def _stream(lstm, images):
     step, step_reference = median(seconds) / rows, median(seconds_reference) / rows
     print(
         f"streamed {count} of them row by row: {1e6 * step:.2f} microseconds per step, "
-        f"{step_reference / step:.1f} times the speed of the NumPy reference ({1e6 * step_reference:.1f})"
+        f"{step_reference / step:.1f} times the speed of the NumPy reference "
+        f"({1e6 * step_reference:.1f})"
     )
     batched, _ = lstm.forward(images.swapaxes(0, 1))
     same = np.array_equal(h, batched.swapaxes(0, 1))
+    verdict = "none, bit for bit" if same else "not the same bits"
     print(
         f"largest difference from the reference: {np.abs(h - h_reference).max():.1e}; "
-        f"from the same images in one batch: {'none, bit for bit' if same else 'not the same bits'}",
+        f"from the same images in one batch: {verdict}",
         flush=True,
     )
 
 
 class _Progress:
-    """One line that is written over while an epoch runs; where there is no terminal, a line per epoch."""
+    """One line that is written over again and again; without a terminal, a line per epoch."""
 
     def __init__(self, epochs, file):
         self._epochs = epochs

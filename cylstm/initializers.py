@@ -1,21 +1,24 @@
 """Initial parameters, by name, drawn from a numpy.random.Generator that the caller gives.
 
-Every named initialiser takes ``(rng, shape, dtype, hidden_size=None)`` and returns a new array, so that
-whoever holds a name needs to know nothing else. Draws are made in float64 and rounded once: a float32
-layer starts from the rounded weights of the float64 layer of the same seed.
+Every named initialiser takes ``(rng, shape, dtype, hidden_size=None)`` and returns a new array, so
+that whoever holds a name needs to know nothing else. Draws are made in float64 and rounded once: a
+float32 layer starts from the rounded weights of the float64 layer of the same seed.
 
-Knows shapes and the order of the gates; knows no layer, and does not import numpy.random (18 ms of the
-import): the generator comes from outside.
+Knows shapes and the order of the gates; knows no layer, and does not import numpy.random (18 ms of
+the import): the generator comes from outside.
 
 References
 ----------
 .. [1] PyTorch, ``torch.nn.LSTM`` and ``torch.nn.Linear``, their sections "Variables",
    https://pytorch.org/docs/stable/generated/torch.nn.LSTM.html
-.. [2] X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+.. [2] X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural
+networks",
    AISTATS 2010, equation 16.
-.. [3] A. M. Saxe, J. L. McClelland, S. Ganguli, "Exact solutions to the nonlinear dynamics of learning in
+.. [3] A. M. Saxe, J. L. McClelland, S. Ganguli, "Exact solutions to the nonlinear dynamics of
+learning in
    deep linear neural networks", ICLR 2014.
-.. [4] F. Mezzadri, "How to generate random matrices from the classical compact groups", Notices of the AMS
+.. [4] F. Mezzadri, "How to generate random matrices from the classical compact groups", Notices of
+the AMS
    54(5), 2007: why the signs of the diagonal of R are multiplied in.
 .. [5] R. Jozefowicz, W. Zaremba, I. Sutskever, "An empirical exploration of recurrent network
    architectures", ICML 2015: the forget bias of 1.
@@ -39,7 +42,7 @@ __all__ = [
 
 
 def uniform(rng, shape, dtype, bound):
-    """U(-bound, bound), the distribution that :func:`torch_uniform` and :func:`glorot_uniform` share.
+    """U(-bound, bound), what :func:`torch_uniform` and :func:`glorot_uniform` draw from.
 
     Parameters
     ----------
@@ -62,7 +65,7 @@ def uniform(rng, shape, dtype, bound):
 
 
 def torch_uniform(rng, shape, dtype="float32", hidden_size=None):
-    """U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), PyTorch's default for every tensor, biases too [1]_.
+    """U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), PyTorch's default, for biases too [1]_.
 
     Parameters
     ----------
@@ -70,8 +73,8 @@ def torch_uniform(rng, shape, dtype="float32", hidden_size=None):
     shape : tuple of int
     dtype : {"float32", "float64"} or the numpy.dtype
     hidden_size : int
-        That of the recurrent layer; of a dense layer its ``in_features``, as in ``torch.nn.Linear``.
-        It can not be read off ``shape`` and has to be given.
+        That of the recurrent layer; of a dense layer its ``in_features``, as in
+        ``torch.nn.Linear``. It can not be read off ``shape`` and has to be given.
 
     Returns
     -------
@@ -90,7 +93,9 @@ def torch_uniform(rng, shape, dtype="float32", hidden_size=None):
     True
     """
     if hidden_size is None:
-        raise ValueError("hidden_size is None, expected an integer: the bound is 1/sqrt(hidden_size)")
+        raise ValueError(
+            "hidden_size is None, expected an integer: the bound is 1/sqrt(hidden_size)"
+        )
     return uniform(rng, shape, dtype, 1 / math.sqrt(validation.size("hidden_size", hidden_size)))
 
 
@@ -131,9 +136,9 @@ def orthogonal(rng, shape, dtype="float32", hidden_size=None):
     """A random matrix with orthonormal columns, or rows if it has fewer of them [3]_.
 
     Uniform among all such matrices (Haar measure): Q of the QR decomposition of a matrix of normal
-    draws, each column times the sign of R's diagonal element [4]_. Keras' default for recurrent weights:
-    its (hidden_size, 4*hidden_size) kernel is the transpose of our (4*hidden_size, hidden_size), and
-    both have W^T W = I over all four gates together.
+    draws, each column times the sign of R's diagonal element [4]_. Keras' default for recurrent
+    weights: its (hidden_size, 4*hidden_size) kernel is the transpose of our (4*hidden_size,
+    hidden_size), and both have W^T W = I over all four gates together.
 
     Parameters
     ----------
@@ -230,9 +235,10 @@ def get(name):
 def set_forget_bias(parameters, value=1.0):
     """Set the forget gate's bias of an LSTM, in every layer and direction, in place [5]_.
 
-    The gates lie in the order i, f, g, o, so it is elements hidden_size to 2*hidden_size of each bias.
-    Where a layer has two biases, which are added, ``bias_ih`` gets the value and the forget block of
-    ``bias_hh`` is set to zero: the gate starts from ``value``, not from ``value`` and a random number.
+    The gates lie in the order i, f, g, o, so it is elements hidden_size to 2*hidden_size of each
+    bias. Where a layer has two biases, which are added, ``bias_ih`` gets the value and the forget
+    block of ``bias_hh`` is set to zero: the gate starts from ``value``, not from ``value`` and a
+    random number.
 
     Parameters
     ----------
@@ -243,8 +249,8 @@ def set_forget_bias(parameters, value=1.0):
     Raises
     ------
     ValueError
-        If there is no ``bias_ih_l*``, or one is not of shape (4*hidden_size,). Nothing has been changed
-        then.
+        If there is no ``bias_ih_l*``, or one is not of shape (4*hidden_size,). Nothing has been
+        changed then.
 
     Examples
     --------

@@ -1,10 +1,12 @@
 """Losses: each returns its value and its gradient with respect to its first argument.
 
-Every loss is a weighted mean over positions (all axes but the last), and one function, ``_weights``, turns
-``sample_weight`` and ``lengths`` into the share of each position: what a loss adds is its formula at one
-position. A position whose share is zero reaches nothing, whatever the arrays hold there (NaN too).
+Every loss is a weighted mean over positions (all axes but the last), and one function,
+``_weights``, turns ``sample_weight`` and ``lengths`` into the share of each position: what a loss
+adds is its formula at one position. A position whose share is zero reaches nothing, whatever the
+arrays hold there (NaN too).
 
-Knows arrays alone, no layer and no tape: a loss is for any array whose last axis is features or classes.
+Knows arrays alone, no layer and no tape: a loss is for any array whose last axis is features or
+classes.
 """
 
 import math
@@ -27,25 +29,28 @@ def mse(y_pred, target, sample_weight=None, lengths=None):
     target : array_like, shaped like ``y_pred``
         Of any real dtype; converted to that of ``y_pred``.
     sample_weight : array_like, optional
-        Not negative and finite. It belongs to the leading axes of ``y_pred`` from the left, the last axis
-        excepted, and is broadcast over the others: for y_pred (seq_len, batch, features) a weight may
-        have the shape (seq_len, batch), or (1, batch) for one per sequence, or (seq_len,) or (seq_len, 1)
-        for one per time step, or () for the same everywhere. So (batch,) is *not* one weight per
-        sequence of a time-major array, but it is that of y_pred (batch, features).
+        Not negative and finite. It belongs to the leading axes of ``y_pred`` from the left, the
+        last axis excepted, and is broadcast over the others: for y_pred (seq_len, batch, features)
+        a weight may have the shape (seq_len, batch), or (1, batch) for one per sequence, or
+        (seq_len,) or (seq_len, 1) for one per time step, or () for the same everywhere. So (batch,)
+        is *not* one weight per sequence of a time-major array, but it is that of y_pred (batch,
+        features).
     lengths : array_like of int, shape (batch,), optional
-        Valid steps per sequence, 0 to seq_len: step t of sequence b counts if t < lengths[b]. An integer
-        if ``y_pred`` is (seq_len, features). For batch-first arrays give ``y.swapaxes(0, 1)``, and swap
-        the axes of the gradient back.
+        Valid steps per sequence, 0 to seq_len: step t of sequence b counts if t < lengths[b]. An
+        integer if ``y_pred`` is (seq_len, features). For batch-first arrays give ``y.swapaxes(0,
+        1)``, and swap the axes of the gradient back.
 
     Returns
     -------
     value : scalar of the dtype of ``y_pred``
-        With w the weight of a position, 0 past a length and otherwise 1 if ``sample_weight`` is omitted::
+        With w the weight of a position, 0 past a length and otherwise 1 if ``sample_weight`` is
+        omitted::
 
             value = sum w (y_pred - target)^2 / (features * sum w)
 
-        A weight of 2 counts as two copies of its position, a weight of 0 as if it were not there. With no
-        valid position, or no feature, the value and the gradient are zero. The sum is taken in float64.
+        A weight of 2 counts as two copies of its position, a weight of 0 as if it were not there.
+        With no valid position, or no feature, the value and the gradient are zero. The sum is taken
+        in float64.
     gradient : ndarray, shaped like ``y_pred`` and of its dtype
         d value / d y_pred = 2 w (y_pred - target) / (features * sum w); exactly zero where w is.
 
@@ -80,16 +85,16 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, lengths=None):
         float32 or float64; time-major if ``lengths`` is given.
     labels : array_like, shape (...) or (..., classes)
         With one axis less than ``logits``: integers, the class of each position, 0 to classes - 1.
-        Shaped like ``logits``: the probability of each class (one-hot, for one), not negative and with a
-        sum of 1 within 1e-3. What is past a length or has a weight of zero is not looked at.
+        Shaped like ``logits``: the probability of each class (one-hot, for one), not negative and
+        with a sum of 1 within 1e-3. What is past a length or has a weight of zero is not looked at.
     sample_weight, lengths : optional
         As in :func:`mse`.
 
     Returns
     -------
     value : scalar of the dtype of ``logits``
-        With p = softmax(logits), q the probabilities in ``labels`` and w the weight of a position as in
-        :func:`mse`::
+        With p = softmax(logits), q the probabilities in ``labels`` and w the weight of a position
+        as in :func:`mse`::
 
             value = sum w sum_k -q_k log p_k / sum w
 
@@ -113,7 +118,9 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, lengths=None):
     """
     logits = _predictions("logits", logits)
     if logits.shape[-1] == 0:
-        raise ValueError(f"logits has shape {logits.shape}, expected at least one class on the last axis")
+        raise ValueError(
+            f"logits has shape {logits.shape}, expected at least one class on the last axis"
+        )
     share = _weights("logits", logits, sample_weight, lengths)
     q = _class_probabilities(logits, labels, share > 0)
 
@@ -130,14 +137,15 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, lengths=None):
 
 
 def sigmoid_cross_entropy(logits, targets, sample_weight=None, lengths=None):
-    """Binary cross-entropy of sigmoid(logits), from the logits, each feature a yes-or-no of its own.
+    """Binary cross-entropy of sigmoid(logits), from the logits; each feature is a yes or no.
 
     Parameters
     ----------
     logits : ndarray, shape (..., features)
         float32 or float64; time-major if ``lengths`` is given.
     targets : array_like, shaped like ``logits``
-        0 to 1, of any real dtype or bool. What is past a length or has a weight of zero is not looked at.
+        0 to 1, of any real dtype or bool. What is past a length or has a weight of zero is not
+        looked at.
     sample_weight, lengths : optional
         As in :func:`mse`.
 
@@ -185,7 +193,9 @@ def sigmoid_cross_entropy(logits, targets, sample_weight=None, lengths=None):
 def _predictions(name, value):
     """The first argument of a loss: a float32 or float64 ndarray with a last axis."""
     found = getattr(value, "dtype", None)
-    array = validation.array(name, value, found if found in validation.FLOATS else np.dtype(np.float32))
+    array = validation.array(
+        name, value, found if found in validation.FLOATS else np.dtype(np.float32)
+    )
     if array.ndim == 0:
         raise ValueError(f"{name} has shape (), expected (..., features)")
     return array
@@ -195,14 +205,18 @@ def _like(y_pred, name, argument, value):
     """An array of real numbers shaped like ``y_pred``, in its dtype."""
     array = _real(argument, value)
     if array.shape != y_pred.shape:
-        raise ValueError(f"{argument} has shape {array.shape}, expected {y_pred.shape}, that of {name}")
+        raise ValueError(
+            f"{argument} has shape {array.shape}, expected {y_pred.shape}, that of {name}"
+        )
     return array.astype(y_pred.dtype, copy=False)
 
 
 def _real(name, value):
     """An ndarray of bool, integer or float dtype."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, which is not supported: use sample_weight= or lengths=")
+        raise TypeError(
+            f"{name} is a masked array, which is not supported: use sample_weight= or lengths="
+        )
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} is of dtype {array.dtype}, expected real numbers")
@@ -210,7 +224,7 @@ def _real(name, value):
 
 
 def _weights(name, y_pred, sample_weight, lengths):
-    """The share of each position: weights over their sum, or all zero; float64, y_pred.shape[:-1]."""
+    """The share of each position: its weight over their sum; float64, y_pred.shape[:-1]."""
     axes = y_pred.shape[:-1]
     share = np.ones(axes)
     if sample_weight is not None:
@@ -245,7 +259,7 @@ def _weights(name, y_pred, sample_weight, lengths):
 
 
 def _valid(array, share):
-    """``array`` with zeros where the share is zero, so that what it holds there is never computed with."""
+    """``array`` with zeros where the share is: what it holds there is never computed with."""
     if (share > 0).all():
         return array
     return np.where((share > 0)[..., None], array, array.dtype.type(0))
@@ -258,7 +272,9 @@ def _class_probabilities(logits, labels, valid):
     if labels.shape == logits.shape:
         q = np.where(valid[..., None], labels, 0).astype(logits.dtype, copy=False)
         if not (q >= 0).all():  # written so that NaN fails
-            raise ValueError(f"labels has values from {q.min()} to {q.max()}, expected probabilities")
+            raise ValueError(
+                f"labels has values from {q.min()} to {q.max()}, expected probabilities"
+            )
         total = q.sum(axis=-1)[valid]
         # half precision rounds the sum of a thousand probabilities by up to 5e-4
         if not (np.abs(total - 1) <= 1e-3).all():

@@ -1,14 +1,15 @@
 """Optimisers and gradient clipping: what happens to parameters between two training steps.
 
-Knows a layer by ``parameters`` and ``writable()`` and gradients by ``parameters``, a dict of arrays; knows
-no cell and no sequence. An optimiser owns its moments, and a step replaces them together with the
-parameters they belong to, layer by layer.
+Knows a layer by ``parameters`` and ``writable()`` and gradients by ``parameters``, a dict of
+arrays; knows no cell and no sequence. An optimiser owns its moments, and a step replaces them
+together with the parameters they belong to, layer by layer.
 
 References
 ----------
 .. [1] D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1,
    https://arxiv.org/abs/1412.6980
-.. [2] PyTorch, ``torch.optim.SGD`` (the form of its momentum) and ``torch.nn.utils.clip_grad_norm_``,
+.. [2] PyTorch, ``torch.optim.SGD`` (the form of its momentum) and
+``torch.nn.utils.clip_grad_norm_``,
    https://pytorch.org/docs/stable/optim.html
 """
 
@@ -22,7 +23,7 @@ __all__ = ["SGD", "Adam", "clip_grad_norm"]
 
 
 class _Optimizer:
-    """The layers, one dict of moments per parameter, and the step over both; a subclass is one rule.
+    """The layers, the moments of each parameter, and the step over both; a subclass is one rule.
 
     A rule is ``_update(parameter, gradient, moments, step)``: it changes ``parameter``, a copy, in
     place and returns the new moments, leaving the old ones as they are.
@@ -35,7 +36,9 @@ class _Optimizer:
             raise TypeError(f"layers is a {type(layers).__name__}, expected a list of layers")
         for n, layer in enumerate(layers):
             if not (hasattr(layer, "writable") and hasattr(layer, "parameters")):
-                raise TypeError(f"layers[{n}] is a {type(layer).__name__}, expected a layer of cylstm")
+                raise TypeError(
+                    f"layers[{n}] is a {type(layer).__name__}, expected a layer of cylstm"
+                )
             if any(layer is other for other in layers[:n]):
                 raise ValueError(
                     f"layers[{n}] is in the list twice, expected each layer once: add its gradients"
@@ -107,7 +110,8 @@ class SGD(_Optimizer):
     >>> y = dense.forward(np.ones((8, 2), np.float32), tape=tape)
     >>> loss, dy = cylstm.losses.mse(y, np.ones((8, 1)))
     >>> optimizer.step([dense.backward(tape, dy)])
-    >>> bool(cylstm.losses.mse(dense.forward(np.ones((8, 2), np.float32)), np.ones((8, 1)))[0] < loss)
+    >>> bool(cylstm.losses.mse(dense.forward(np.ones((8, 2), np.float32)), np.ones((8, 1)))[0] <
+    loss)
     True
     """
 
@@ -172,7 +176,8 @@ class Adam(_Optimizer):
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ValueError(f"betas is {betas!r}, expected two numbers (beta1, beta2)")
         self.betas = tuple(
-            validation.number(f"betas[{n}]", beta, 0, 1, high_open=True) for n, beta in enumerate(betas)
+            validation.number(f"betas[{n}]", beta, 0, 1, high_open=True)
+            for n, beta in enumerate(betas)
         )
         self.eps = validation.number("eps", eps, 0, math.inf, high_open=True)
         super().__init__(layers, lr)
@@ -195,8 +200,8 @@ def clip_grad_norm(grads, max_norm):
     """Scale gradients down, in place, so that their norm is at most ``max_norm``.
 
     The norm is that of all parameter gradients of all layers as one vector, in float64; ``dx`` and
-    ``dstate`` neither count nor change. As in PyTorch's ``clip_grad_norm_`` [2]_, but without the 1e-6
-    it adds to the norm.
+    ``dstate`` neither count nor change. As in PyTorch's ``clip_grad_norm_`` [2]_, but without the
+    1e-6 it adds to the norm.
 
     Parameters
     ----------
@@ -223,8 +228,8 @@ def clip_grad_norm(grads, max_norm):
     >>> import numpy as np
     >>> from cylstm.tape import Gradients
     >>> g = Gradients(None, None, {"weight": np.array([[3.0, 4.0]])})
-    >>> clip_grad_norm([g], 1.0), g.parameters["weight"].tolist()
-    (5.0, [[0.6, 0.8]])
+    >>> clip_grad_norm([g], 2.5), g.parameters["weight"].tolist()
+    (5.0, [[1.5, 2.0]])
     """
     max_norm = validation.number("max_norm", max_norm, 0, math.inf)
     _check_list("grads", grads)

@@ -241,7 +241,7 @@ cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) no
                     rows.c_prev[count] = at(&run.c, c_slot, row)
                     rows.c[count] = at(&run.c, c_next, row)
                     rows.y[count] = at(&run.y, t, row)
-                    rows.start[count] = inputs.gates[total] if run.chunk else run.layer.bias
+                    rows.start[count] = <const void *>inputs.gates[total] if run.chunk else <const void *>run.layer.bias
                     if run.taped:
                         rows.gates[count] = at(&run.gates, t, row)
                     count += 1
@@ -299,7 +299,7 @@ def forward(
     run.now.reverse = reverse
     run.now.h_slots = cnp.PyArray_DIM(h, 0)
     run.now.c_slots = cnp.PyArray_DIM(c, 0)
-    run.lengths = NULL if lengths is None else <const Py_ssize_t *>cnp.PyArray_DATA(lengths)
+    run.lengths = NULL if lengths is None else <Py_ssize_t *>cnp.PyArray_DATA(lengths)
     run.first_row = first_row
     run.last_row = last_row
     run.x = view(x)
@@ -446,7 +446,7 @@ def backward(
     run.now.steps = steps
     run.now.reverse = reverse
     run.now.h_slots = run.now.c_slots = steps + 1
-    run.lengths = NULL if lengths is None else <const Py_ssize_t *>cnp.PyArray_DATA(lengths)
+    run.lengths = NULL if lengths is None else <Py_ssize_t *>cnp.PyArray_DATA(lengths)
     run.first_row = first_row
     run.last_row = last_row
     run.gates = view(gates)

@@ -1,4 +1,6 @@
-"""Real data small enough to ship, for the demo, the tests and the examples. README.md has sources and licences.
+"""Real data small enough to ship, for the demo, the tests and the examples.
+
+README.md has the sources and the licences.
 
 Knows files and arrays; nothing is read before a function is called.
 """
@@ -16,9 +18,9 @@ def load_digits(part="all"):
     Parameters
     ----------
     part : {"all", "train", "test"}
-        The split is fixed: every fifth image, index 4, 9, 14, ..., is a test image, which makes 359 and
-        leaves 1,438 to train on. Both parts hold images by each of the writers, so a test accuracy
-        is that on new images of known hands; README.md beside this file has more on it.
+        The split is fixed: every fifth image, index 4, 9, 14, ..., is a test image, which makes 359
+        and leaves 1,438 to train on. Both parts hold images by each of the writers, so a test
+        accuracy is that on new images of known hands; README.md beside this file has more on it.
 
     Returns
     -------
