@@ -211,10 +211,8 @@ def _stream(lstm, images):
     h_reference = np.empty_like(h)
     weights = {name.removesuffix("_l0"): value for name, value in lstm.parameters.items()}
     stream = lstm.stream()
-    seconds, seconds_reference = (
-        [],
-        [],
-    )  # per image, so that a median can leave out what interrupted
+    # per image, so that a median can leave out what interrupted
+    seconds, seconds_reference = [], []
 
     for image, out in zip(images, h, strict=True):
         stream.reset()

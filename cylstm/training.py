@@ -106,12 +106,14 @@ class SGD(_Optimizer):
     --------
     >>> import numpy as np, cylstm
     >>> dense, tape = cylstm.Dense(2, 1, rng=0), cylstm.Tape()
-    >>> optimizer = cylstm.training.SGD([dense], lr=0.1)
-    >>> y = dense.forward(np.ones((8, 2), np.float32), tape=tape)
-    >>> loss, dy = cylstm.losses.mse(y, np.ones((8, 1)))
-    >>> optimizer.step([dense.backward(tape, dy)])
-    >>> bool(cylstm.losses.mse(dense.forward(np.ones((8, 2), np.float32)), np.ones((8, 1)))[0] <
-    loss)
+    >>> optimizer = cylstm.SGD([dense], lr=0.1)
+    >>> losses = []
+    >>> for _ in range(2):
+    ...     y = dense.forward(np.ones((8, 2), np.float32), tape=tape)
+    ...     loss, dy = cylstm.losses.mse(y, np.ones((8, 1)))
+    ...     losses.append(loss)
+    ...     optimizer.step([dense.backward(tape, dy)])
+    >>> bool(losses[1] < losses[0])
     True
     """
 

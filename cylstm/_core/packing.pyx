@@ -43,19 +43,23 @@ cdef void product_of_group(
 ) noexcept nogil:
     """out[r] = start[r] + x[r] W for the vectors of one group."""
     cdef tile_product product
-    cdef Py_ssize_t tiles = (rows + kernels.tile_rows - 1) // kernels.tile_rows
     cdef Py_ssize_t width = min(weights.group, weights.vectors - first_vector)
     cdef Py_ssize_t tile_width = width if rows == 1 else weights.panel
-    cdef Py_ssize_t v, tile, row, next_row
+    cdef Py_ssize_t tiles = 1
+    cdef Py_ssize_t size = rows
+    cdef Py_ssize_t v, done, count
+    if rows > kernels.tile_rows:
+        # Rows are shared out evenly: 32 are 6 + 6 + 5 + 5 + 5 + 5 and not 5 * 6 + 2.
+        tiles = (rows + kernels.tile_rows - 1) // kernels.tile_rows
+        size = rows // tiles
     product.depth = weights.depth
     product.weights_step = width * kernels.lanes
-    row = 0
-    for tile in range(tiles):
-        # Rows are shared out evenly: 32 are 5 + 5 + 5 + 5 + 6 + 6 and not 5 * 6 + 2.
-        next_row = rows * (tile + 1) // tiles
-        product.x = x + row
-        product.start = start + row
-        product.out = out + row
+    product.x = x
+    product.start = start
+    product.out = out
+    done = 0
+    while done < rows:
+        count = size + (rows - done > size * tiles)
         v = 0
         while v < width:
             product.weights = (
@@ -63,9 +67,13 @@ cdef void product_of_group(
             )
             product.start_offset = start_offset + v * kernels.lanes
             product.out_offset = out_offset + v * kernels.lanes
-            kernels.tile(next_row - row, min(tile_width, width - v), &product)
+            kernels.tile(count, min(tile_width, width - v), &product)
             v += tile_width
-        row = next_row
+        product.x += count
+        product.start += count
+        product.out += count
+        done += count
+        tiles -= 1
 
 
 cdef void multiply(

@@ -15,6 +15,7 @@ cdef struct layer_description:
     const char *bias
     Py_ssize_t gates
     Py_ssize_t hidden_size
+    Py_ssize_t together     # vectors whose products are made before the cell turns them into h: whole groups
 
 
 cdef struct step_rows:
@@ -22,15 +23,15 @@ cdef struct step_rows:
     const void **x            # (I,)                  IN
     const void **h_prev       # (H,)                  IN
     const void **start        # (blocks, G, lanes)    IN   what the sums begin with: bias, or bias + x W_ih
-    void **gates              # (blocks, G, lanes)    OUT  a tape, or scratch for one group of blocks
+    void **gates              # (blocks, G, lanes)    OUT  a tape, or scratch for what is worked on together
     const void **c_prev       # (H,)                  IN
     void **c                  # (H,)                  OUT  may be c_prev
     void **h                  # (H,)                  OUT
     void **y                  # (H,)                  OUT
 
 
-cdef layer_description describe(Weights weights)
-cdef Py_ssize_t scratch_bytes(const layer_description *layer) noexcept nogil
+cdef layer_description describe(Weights weights, Py_ssize_t rows)
+cdef Py_ssize_t scratch_bytes(const layer_description *layer, Py_ssize_t rows) noexcept nogil
 cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil
 cdef void free_rows(step_rows *rows) noexcept nogil
 cdef void scratch_gates(

@@ -21,6 +21,7 @@ cdef enum:
     RELEASE_OPERATIONS = 100_000       # multiply-adds, some microseconds: below, keeping the GIL is cheaper
     QUANTUM_OPERATIONS = 100_000_000   # some milliseconds: how often Ctrl-C is looked for
     INPUT_BYTES = 65536                # bias + x W_ih of this many bytes are made at once, and stay in L2
+    TOGETHER_BYTES = 16384             # pre-activations that wait in L1: for one row, those of many blocks
     ALIGNMENT = 64
 
 
@@ -33,7 +34,8 @@ cdef class Cancellation:
         self.requested = True
 
 
-cdef layer_description describe(Weights weights):
+cdef layer_description describe(Weights weights, Py_ssize_t rows):
+    """The layer as steps of up to ``rows`` rows need it."""
     cdef layer_description layer
     layer.kernels = weights.kernels
     layer.cell = weights.kernels.lstm_forward
@@ -42,6 +44,10 @@ cdef layer_description describe(Weights weights):
     layer.bias = weights.bias
     layer.gates = weights.gates
     layer.hidden_size = weights.hidden_size
+    cdef Py_ssize_t group_bytes = (
+        max(1, min(<Py_ssize_t>ROWS_AT_ONCE, rows)) * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
+    )
+    layer.together = layer.h.group * max(1, TOGETHER_BYTES // group_bytes)
     return layer
 
 
@@ -67,16 +73,19 @@ cdef void free_rows(step_rows *rows) noexcept nogil:
     rows.x = NULL
 
 
-cdef Py_ssize_t scratch_bytes(const layer_description *layer) noexcept nogil:
-    """For the pre-activations of one group of blocks of the rows worked on at once, where there is no tape."""
-    return ROWS_AT_ONCE * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
+cdef Py_ssize_t scratch_bytes(const layer_description *layer, Py_ssize_t rows) noexcept nogil:
+    """For the pre-activations of what is worked on together, where there is no tape."""
+    return (
+        min(<Py_ssize_t>ROWS_AT_ONCE, rows) * min(layer.together, layer.h.vectors)
+        * layer.kernels.lanes * layer.kernels.itemsize
+    )
 
 
 cdef void scratch_gates(
     const layer_description *layer, step_rows *rows, Py_ssize_t count, char *scratch
 ) noexcept nogil:
     """Let rows.gates take turns in the scratch."""
-    cdef Py_ssize_t row_bytes = layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
+    cdef Py_ssize_t row_bytes = min(layer.together, layer.h.vectors) * layer.kernels.lanes * layer.kernels.itemsize
     cdef Py_ssize_t r
     for r in range(count):
         rows.gates[r] = scratch + (r % ROWS_AT_ONCE) * row_bytes
@@ -89,7 +98,7 @@ cdef void step(
     bint with_input,           # False: rows.start holds bias + x W_ih already
     bint taped,                # rows.gates are whole rows; False: scratch for one group of blocks
 ) noexcept nogil:
-    """One time step: for each group of blocks, for each batch of rows, the products and then the cell.
+    """One time step: for some blocks after the other, for some rows after the other, the products and then the cell.
 
         gates = start + x W_ih + h_prev W_hh;   c, h, y = cell(gates, c_prev)
 
@@ -98,8 +107,10 @@ cdef void step(
     cdef const kernel_table *kernels = layer.kernels
     cdef forward_rows cell_rows
     cdef Py_ssize_t lanes = kernels.lanes
-    cdef Py_ssize_t vector = 0
-    cdef Py_ssize_t row, some, offset, gates_offset, block, unit
+    cdef Py_ssize_t first = 0            # vector of those worked on together
+    cdef Py_ssize_t unit = 0             # its first hidden unit
+    cdef Py_ssize_t units = layer.together // layer.gates * lanes
+    cdef Py_ssize_t row, some, vector, last, origin
     cdef const void *const *start
     cdef void *const *gates
     cell_rows.gates = <void *const *>rows.gates
@@ -107,32 +118,33 @@ cdef void step(
     cell_rows.c = <void *const *>rows.c
     cell_rows.h = <void *const *>rows.h
     cell_rows.y = <void *const *>rows.y
-    while vector < layer.h.vectors:
-        offset = vector * lanes
-        gates_offset = offset if taped else 0
+    while first < layer.h.vectors:
+        last = min(layer.h.vectors, first + layer.together)
+        origin = 0 if taped else first   # the vector that rows.gates begin with
         row = 0
         while row < count:
             some = min(<Py_ssize_t>ROWS_AT_ONCE, count - row)
-            start = <const void *const *>(rows.start + row)
             gates = <void *const *>(rows.gates + row)
-            if with_input:
+            vector = first
+            while vector < last:
+                start = <const void *const *>(rows.start + row)
+                if with_input:
+                    product_of_group(
+                        kernels, &layer.x, vector, some, <const void *const *>(rows.x + row),
+                        start, vector * lanes, gates, (vector - origin) * lanes,
+                    )
+                    start = <const void *const *>gates
                 product_of_group(
-                    kernels, &layer.x, vector, some, <const void *const *>(rows.x + row), start, offset,
-                    gates, gates_offset,
+                    kernels, &layer.h, vector, some, <const void *const *>(rows.h_prev + row),
+                    start, (vector - origin if with_input else vector) * lanes, gates, (vector - origin) * lanes,
                 )
-                start = <const void *const *>gates
-            product_of_group(
-                kernels, &layer.h, vector, some, <const void *const *>(rows.h_prev + row), start,
-                gates_offset if with_input else offset, gates, gates_offset,
+                vector += layer.h.group
+            layer.cell(
+                &cell_rows, row, some, (first - origin) * lanes, unit, min(units, layer.hidden_size - unit)
             )
-            for block in range(min(layer.h.group, layer.h.vectors - vector) // layer.gates):
-                unit = (vector // layer.gates + block) * lanes
-                layer.cell(
-                    &cell_rows, row, some, gates_offset + block * layer.gates * lanes, unit,
-                    min(lanes, layer.hidden_size - unit),
-                )
             row += some
-        vector += layer.h.group
+        first = last
+        unit += units
 
 
 cdef struct strided:
@@ -167,10 +179,10 @@ cdef inline Py_ssize_t time_of(const clock *now, Py_ssize_t s) noexcept nogil:
 
 
 cdef inline Py_ssize_t slot_before(const clock *now, Py_ssize_t s, Py_ssize_t slots) noexcept nogil:
-    """A tape has steps + 1 slots in the order of time; otherwise fewer slots take turns."""
-    if slots == now.steps + 1 and now.reverse:
-        return now.steps - s
-    return s % slots
+    """A tape has steps + 1 slots in the order of time; otherwise one is used, or two take turns."""
+    if slots == now.steps + 1:
+        return now.steps - s if now.reverse else s
+    return s & (slots - 1)
 
 
 cdef inline Py_ssize_t slot_after(const clock *now, Py_ssize_t s, Py_ssize_t slots) noexcept nogil:
@@ -294,7 +306,7 @@ def forward(
     cdef char *memory
     if steps == 0 or rows <= 0:
         return
-    run.layer = describe(weights)
+    run.layer = describe(weights, rows)
     run.now.steps = steps
     run.now.reverse = reverse
     run.now.h_slots = cnp.PyArray_DIM(h, 0)
@@ -315,7 +327,7 @@ def forward(
     run.chunk = 0
     if steps > 1 and rows < 2 * run.layer.kernels.tile_rows:
         run.chunk = min(steps, max(INPUT_BYTES // input_bytes, 2 * run.layer.kernels.tile_rows) // rows)
-    scratch = scratch_bytes(&run.layer)
+    scratch = scratch_bytes(&run.layer, rows)
     memory = <char *>malloc(ALIGNMENT + scratch + (run.chunk * rows * input_bytes if not run.taped else 0))
     if memory == NULL:
         raise MemoryError
@@ -352,7 +364,6 @@ cdef struct backward_pass:
     backward_function *cell
     matrix h_transposed
     Py_ssize_t hidden_size
-    Py_ssize_t cell_gates
     clock now
     const Py_ssize_t *lengths
     Py_ssize_t first_row
@@ -375,9 +386,8 @@ cdef void backward_steps(backward_pass *run, Py_ssize_t last, Py_ssize_t first) 
     """Steps last - 1 .. first of the loop: the cell's derivatives for all rows, then dh = dgates W_hh."""
     cdef const kernel_table *kernels = run.kernels
     cdef backward_rows rows
-    cdef Py_ssize_t block_elements = run.cell_gates * kernels.lanes
     cdef Py_ssize_t gates_bytes = run.h_transposed.depth * kernels.itemsize
-    cdef Py_ssize_t s, t, row, count, unit, slot, slot_next
+    cdef Py_ssize_t s, t, row, count, slot, slot_next
     rows.gates = <void *const *>run.gates_rows
     rows.c_prev = <const void *const *>run.c_prev
     rows.c = <const void *const *>run.c_rows
@@ -402,13 +412,7 @@ cdef void backward_steps(backward_pass *run, Py_ssize_t last, Py_ssize_t first) 
                 count += 1
             else:  # its gradients carry over; this step has none
                 memset(at(&run.gates, t, row), 0, gates_bytes)
-        unit = 0
-        while unit < run.hidden_size:
-            run.cell(
-                &rows, 0, count, unit // kernels.lanes * block_elements, unit,
-                min(kernels.lanes, run.hidden_size - unit),
-            )
-            unit += kernels.lanes
+        run.cell(&rows, 0, count, 0, 0, run.hidden_size)
         multiply(
             kernels, &run.h_transposed, count, <const void *const *>run.gates_rows,
             <const void *const *>run.zeros, <void *const *>run.dh_rows,
@@ -442,7 +446,6 @@ def backward(
     run.cell = weights.kernels.lstm_backward
     run.h_transposed = weights.h_transposed
     run.hidden_size = weights.hidden_size
-    run.cell_gates = weights.gates
     run.now.steps = steps
     run.now.reverse = reverse
     run.now.h_slots = run.now.c_slots = steps + 1

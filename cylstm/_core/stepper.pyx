@@ -122,9 +122,9 @@ cdef class Stepper:
         self.operations = 0
         for k in range(self.num_layers):
             packed = weights[k]
-            self.layers[k] = describe(packed)
+            self.layers[k] = describe(packed, self.count)
             self.operations += self.count * packed.operations
-            most = max(most, scratch_bytes(&self.layers[k]))
+            most = max(most, scratch_bytes(&self.layers[k], self.count))
         self.scratch = aligned_empty((most,), np.uint8)
         for slot in range(2):
             for k in range(self.num_layers):

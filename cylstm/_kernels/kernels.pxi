@@ -336,6 +336,22 @@ cdef void pack(
 
 # ----------------------------------------------------------------------------------------------------- rows
 
+cdef inline Py_ssize_t blocks_of(Py_ssize_t units) noexcept nogil:
+    return (units + LANES - 1) // LANES
+
+
+cdef inline vreal v_load_units(const real *source, Py_ssize_t units) noexcept nogil:
+    """A block of a row of units, which may end within the vector."""
+    return v_load(source) if units == LANES else v_load_some(source, units)
+
+
+cdef inline void v_store_units(real *to, vreal x, Py_ssize_t units) noexcept nogil:
+    if units == LANES:
+        v_store(to, x)
+    else:
+        v_store_some(to, x, units)
+
+
 cdef void lstm_forward(
     const forward_rows *rows,
     Py_ssize_t first,
@@ -344,7 +360,7 @@ cdef void lstm_forward(
     Py_ssize_t unit_offset,
     Py_ssize_t units,
 ) noexcept nogil:
-    """One LSTM step of one block of units, its matrix products done (Gers, Schmidhuber & Cummins 2000).
+    """One LSTM step of some units, its matrix products done (Gers, Schmidhuber & Cummins 2000).
 
         i, f, o = sigmoid of their pre-activations,  g = tanh of its own
         c = f c_prev + i g
@@ -354,33 +370,31 @@ cdef void lstm_forward(
     ``gates`` decides whether they are a tape. Two loops, because in one the processor sees no further than a row's
     chain of gates, c and tanh(c), and waits for it.
     """
-    cdef Py_ssize_t r
+    cdef Py_ssize_t r, block, unit, some
     cdef real *gates
     cdef vreal i, f, g, c, h
-    for r in range(first, first + count):
-        gates = rows.gates[r] + gates_offset
-        i = sigmoid(v_load(gates))
-        f = sigmoid(v_load(gates + LANES))
-        g = tanh(v_load(gates + 2 * LANES))
-        v_store(gates, i)
-        v_store(gates + LANES, f)
-        v_store(gates + 2 * LANES, g)
-        v_store(gates + 3 * LANES, sigmoid(v_load(gates + 3 * LANES)))
-        if units == LANES:
-            v_store(rows.c[r] + unit_offset, v_fma(f, v_load(rows.c_prev[r] + unit_offset), i * g))
-        else:
-            c = v_fma(f, v_load_some(rows.c_prev[r] + unit_offset, units), i * g)
-            v_store_some(rows.c[r] + unit_offset, c, units)
-    for r in range(first, first + count):
-        gates = rows.gates[r] + gates_offset
-        if units == LANES:
-            h = v_load(gates + 3 * LANES) * tanh(v_load(rows.c[r] + unit_offset))
-            v_store(rows.h[r] + unit_offset, h)
-            v_store(rows.y[r] + unit_offset, h)
-        else:
-            h = v_load(gates + 3 * LANES) * tanh(v_load_some(rows.c[r] + unit_offset, units))
-            v_store_some(rows.h[r] + unit_offset, h, units)
-            v_store_some(rows.y[r] + unit_offset, h, units)
+    for block in range(blocks_of(units)):
+        unit = unit_offset + block * LANES
+        some = min(units - block * LANES, <Py_ssize_t>LANES)
+        for r in range(first, first + count):
+            gates = rows.gates[r] + gates_offset + block * 4 * LANES
+            i = sigmoid(v_load(gates))
+            f = sigmoid(v_load(gates + LANES))
+            g = tanh(v_load(gates + 2 * LANES))
+            v_store(gates, i)
+            v_store(gates + LANES, f)
+            v_store(gates + 2 * LANES, g)
+            v_store(gates + 3 * LANES, sigmoid(v_load(gates + 3 * LANES)))
+            c = v_fma(f, v_load_units(rows.c_prev[r] + unit, some), i * g)
+            v_store_units(rows.c[r] + unit, c, some)
+    for block in range(blocks_of(units)):
+        unit = unit_offset + block * LANES
+        some = min(units - block * LANES, <Py_ssize_t>LANES)
+        for r in range(first, first + count):
+            gates = rows.gates[r] + gates_offset + block * 4 * LANES
+            h = v_load(gates + 3 * LANES) * tanh(v_load_units(rows.c[r] + unit, some))
+            v_store_units(rows.h[r] + unit, h, some)
+            v_store_units(rows.y[r] + unit, h, some)
 
 
 cdef void lstm_backward(
@@ -399,31 +413,28 @@ cdef void lstm_backward(
 
     Lanes past ``units`` hold zeros in dh, dc and c_prev, and so get zeros in dgates and dc.
     """
-    cdef Py_ssize_t r
+    cdef Py_ssize_t r, block, unit, some
     cdef real *gates
     cdef vreal one = v_set1(<real>1)
     cdef vreal i, f, g, o, c_prev, c, dh, dc
-    for r in range(first, first + count):
-        gates = rows.gates[r] + gates_offset
-        i = v_load(gates)
-        f = v_load(gates + LANES)
-        g = v_load(gates + 2 * LANES)
-        o = v_load(gates + 3 * LANES)
-        if units == LANES:
-            c_prev = v_load(rows.c_prev[r] + unit_offset)
-            c = v_load(rows.c[r] + unit_offset)
-            dh = v_load(rows.dh[r] + unit_offset) + v_load(rows.dy[r] + unit_offset)
-        else:
-            c_prev = v_load_some(rows.c_prev[r] + unit_offset, units)
-            c = v_load_some(rows.c[r] + unit_offset, units)
-            dh = v_load(rows.dh[r] + unit_offset) + v_load_some(rows.dy[r] + unit_offset, units)
-        c = tanh(c)
-        dc = v_load(rows.dc[r] + unit_offset) + dh * o * (one - c * c)
-        v_store(gates, dc * g * i * (one - i))
-        v_store(gates + LANES, dc * c_prev * f * (one - f))
-        v_store(gates + 2 * LANES, dc * i * (one - g * g))
-        v_store(gates + 3 * LANES, dh * c * o * (one - o))
-        v_store(rows.dc[r] + unit_offset, dc * f)
+    for block in range(blocks_of(units)):
+        unit = unit_offset + block * LANES
+        some = min(units - block * LANES, <Py_ssize_t>LANES)
+        for r in range(first, first + count):
+            gates = rows.gates[r] + gates_offset + block * 4 * LANES
+            i = v_load(gates)
+            f = v_load(gates + LANES)
+            g = v_load(gates + 2 * LANES)
+            o = v_load(gates + 3 * LANES)
+            c_prev = v_load_units(rows.c_prev[r] + unit, some)
+            c = tanh(v_load_units(rows.c[r] + unit, some))
+            dh = v_load(rows.dh[r] + unit) + v_load_units(rows.dy[r] + unit, some)
+            dc = v_load(rows.dc[r] + unit) + dh * o * (one - c * c)
+            v_store(gates, dc * g * i * (one - i))
+            v_store(gates + LANES, dc * c_prev * f * (one - f))
+            v_store(gates + 2 * LANES, dc * i * (one - g * g))
+            v_store(gates + 3 * LANES, dh * c * o * (one - o))
+            v_store(rows.dc[r] + unit, dc * f)
 
 
 cdef kernel_table functions

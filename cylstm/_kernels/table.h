@@ -48,7 +48,8 @@ typedef struct {
     real *const *dc;                /* (blocks, LANES)  INOUT  in: dL/dc_t of the next step, out: dL/dc_{t-1} */
 } backward_rows;
 
-/* One block (units <= LANES hidden units from unit_offset) of the rows first .. first + count. */
+/* The hidden units unit_offset .. unit_offset + units of the rows first .. first + count. unit_offset is a multiple of
+ * LANES; gates_offset is where the gates of its block begin. */
 typedef void forward_function(const forward_rows *rows, Py_ssize_t first, Py_ssize_t count,
                               Py_ssize_t gates_offset, Py_ssize_t unit_offset, Py_ssize_t units);
 typedef void backward_function(const backward_rows *rows, Py_ssize_t first, Py_ssize_t count,

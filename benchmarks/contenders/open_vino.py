@@ -1,0 +1,153 @@
+"""OpenVINO: LSTMSequence, or LSTMCell for a step, one inference thread, latency hint, float32
+(the default on a processor with AMX is bfloat16), tensors bound to the request.
+
+Steps run two ways: two requests that take turns, so that one's outputs are the other's inputs;
+or a stateful model that keeps h and c itself.
+"""
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as op
+from openvino.op.util import Variable, VariableInfo
+
+from contenders import Job
+
+_CONFIG = {
+    "INFERENCE_NUM_THREADS": 1,
+    "NUM_STREAMS": 1,
+    "PERFORMANCE_HINT": "LATENCY",
+    "INFERENCE_PRECISION_HINT": "f32",
+    "ENABLE_CPU_PINNING": False,  # the process is pinned already
+}
+
+
+def _fico(weight):
+    i, f, g, o = np.split(weight, 4)
+    return np.concatenate([f, i, g, o])
+
+
+def _weights(parameters, suffixes):
+    """W (D, 4H, I), R (D, 4H, H), B (D, 4H)."""
+    p = parameters
+    stacks = (
+        [p[f"weight_ih_{s}"] for s in suffixes],
+        [p[f"weight_hh_{s}"] for s in suffixes],
+        [p[f"bias_ih_{s}"] + p[f"bias_hh_{s}"] for s in suffixes],
+    )
+    return [np.stack([_fico(array) for array in stack]) for stack in stacks]
+
+
+def _constants(arrays):
+    return [op.constant(array) for array in arrays]
+
+
+def _compile(model):
+    return ov.Core().compile_model(model, "CPU", _CONFIG)
+
+
+def _sequence_model(case, data):
+    """x (B, T, I) -> y (B, D, T, H), between layers (B, T, D*H)."""
+    B, T, D, H = case.batch, case.seq_len, case.directions, case.hidden_size
+    x = op.parameter([B, T, case.input_size], np.float32)
+    value = x
+    for layer in range(case.num_layers):
+        if layer:
+            value = op.transpose(value, op.constant([0, 2, 1, 3]))
+            value = op.reshape(value, op.constant([B, T, D * H]), False)
+        zeros = np.zeros((B, D, H), np.float32)
+        value = op.lstm_sequence(
+            value,
+            op.constant(zeros),
+            op.constant(zeros),
+            op.constant(np.full(B, T, np.int32)),
+            *_constants(_weights(data.parameters, [f"l{layer}", f"l{layer}_reverse"][:D])),
+            H,
+            "bidirectional" if case.bidirectional else "forward",
+        ).output(0)
+    return ov.Model([value], [x], case.name)
+
+
+def _cell(case, data, x, h, c):
+    """x (1, I), h, c (1, H) -> h_n, c_n (1, H)."""
+    weights = [array[0] for array in _weights(data.parameters, ["l0"])]
+    cell = op.lstm_cell(x, h, c, *_constants(weights), case.hidden_size)
+    return cell.output(0), cell.output(1)
+
+
+def _bind(compiled, inputs, outputs):
+    request = compiled.create_infer_request()
+    for index, array in enumerate(inputs):
+        request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))
+    for index, array in enumerate(outputs):
+        request.set_output_tensor(index, ov.Tensor(array, shared_memory=True))
+    return request
+
+
+def prepare_bound(case, data):
+    if case.kind == "step":
+        return _alternating(case, data)
+    B, T, D, H = case.batch, case.seq_len, case.directions, case.hidden_size
+    y = np.empty((B, D, T, H), np.float32)
+    x = np.ascontiguousarray(data.x.transpose(1, 0, 2))
+    request = _bind(_compile(_sequence_model(case, data)), [x], [y])
+
+    def check():
+        request.infer(share_outputs=True)
+        return {"y": y.transpose(2, 0, 1, 3).reshape(T, B, D * H)}
+
+    names = {"infer": request.infer}
+    return Job("infer(share_outputs=True)", names, check, alive=(x, y))
+
+
+def _alternating(case, data):
+    widths = (case.input_size, case.hidden_size, case.hidden_size)
+    x, h, c = (op.parameter([1, n], np.float32) for n in widths)
+    compiled = _compile(ov.Model(list(_cell(case, data, x, h, c)), [x, h, c], case.name))
+    x = data.x[0]
+    here, there = ([data.h_0[0].copy(), data.c_0[0].copy()] for _ in range(2))
+    now = _bind(compiled, [x, *here], there)
+    then = _bind(compiled, [x, *there], here)
+    h_now, h_then = there[0], here[0]
+
+    def step():
+        nonlocal now, then, h_now, h_then
+        now.infer(share_outputs=True)
+        h = h_now
+        now, then, h_now, h_then = then, now, h_then, h_now
+        return h
+
+    return Job(
+        "step()",
+        {"step": step},
+        lambda: {"y": step()[None].copy()},
+        alive=(x, here, there),
+    )
+
+
+def _variable(name, shape):
+    info = VariableInfo()
+    info.variable_id, info.data_type = name, ov.Type.f32
+    info.data_shape = ov.PartialShape(shape)
+    return Variable(info)
+
+
+def prepare_stateful(case, data):
+    x = op.parameter([1, case.input_size], np.float32)
+    shape = [1, case.hidden_size]
+    zeros = op.constant(np.zeros(shape, np.float32))
+    variables = [_variable(name, shape) for name in ("h", "c")]
+    state = [op.read_value(zeros, variable) for variable in variables]
+    h_n, c_n = _cell(case, data, x, *state)
+    # assign takes a node and not one of its outputs: hence the concatenations of one.
+    nodes = [op.concat([value], 0) for value in (h_n, c_n)]
+    sinks = [op.assign(*pair) for pair in zip(nodes, variables, strict=True)]
+    h = np.empty(shape, np.float32)
+    model = ov.Model([op.result(h_n)], sinks, [x], case.name)
+    request = _bind(_compile(model), [data.x[0]], [h])
+
+    def check():
+        request.infer(share_outputs=True)
+        return {"y": h[None].copy()}
+
+    names = {"infer": request.infer}
+    return Job("infer(share_outputs=True)", names, check, alive=(data.x, h))

@@ -1,0 +1,307 @@
+"""The demo, the command line, the digits and the MNIST example: what a newcomer runs first."""
+
+import gzip
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cylstm
+from cylstm import demo
+from cylstm.data import load_digits
+
+ROOT = Path(cylstm.__file__).parents[1]
+MNIST = Path(__file__).parents[1] / "examples" / "mnist_rows.py"
+
+
+def python(cwd, *arguments):
+    """Run this interpreter with the cylstm under test; a CompletedProcess with text."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def accuracy_in(output):
+    return float(re.search(r"it has not seen: +([\d.]+) %", output)[1])
+
+
+# The digits ---------------------------------------------------------------------------------------
+
+
+def test_the_digits_are_the_1797_images_of_the_uci_set():
+    images, labels = load_digits()
+    assert images.shape == (1797, 8, 8) and images.dtype == np.float32
+    # as the set's own description counts them
+    assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_the_pixels_go_from_zero_to_one_in_sixteenths():
+    images, _ = load_digits()
+    assert np.unique(16 * images).tolist() == list(range(17))
+
+
+def test_the_first_image_is_the_zero_that_the_set_begins_with():
+    images, labels = load_digits()
+    assert labels[0] == 0
+    assert (16 * images[0, 0]).tolist() == [0, 0, 5, 13, 9, 1, 0, 0]
+
+
+def test_every_fifth_image_is_for_testing():
+    images, labels = load_digits()
+    test_images, test_labels = load_digits("test")
+    np.testing.assert_array_equal(test_images, images[4::5])
+    np.testing.assert_array_equal(test_labels, labels[4::5])
+
+
+def test_the_training_images_are_all_the_others():
+    images, labels = load_digits()
+    training_images, training_labels = load_digits("train")
+    np.testing.assert_array_equal(training_images, np.delete(images, np.s_[4::5], axis=0))
+    np.testing.assert_array_equal(training_labels, np.delete(labels, np.s_[4::5]))
+
+
+def test_an_unknown_part_of_the_digits_is_refused():
+    with pytest.raises(ValueError, match="part is 'valid', expected"):
+        load_digits("valid")
+
+
+# The demo -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory):
+    """One run of the demo, with few epochs: (CompletedProcess, directory it ran in)."""
+    directory = tmp_path_factory.mktemp("demo")
+    return python(
+        directory, "-m", "cylstm", "demo", "--epochs", "6", "--out", "trained.npz"
+    ), directory
+
+
+def test_the_demo_ends_well(demo_run):
+    result, _ = demo_run
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+
+
+def test_six_epochs_of_the_demo_classify_nine_of_ten_unseen_images(demo_run):
+    """Chance is 10 %. Ten seeds reached 95.0 to 98.1 % after six epochs."""
+    result, _ = demo_run
+    assert accuracy_in(result.stdout) >= 90
+
+
+def test_the_demo_prints_a_line_per_epoch_where_there_is_no_terminal(demo_run):
+    result, _ = demo_run
+    lines = re.findall(
+        r"^epoch (\d)/6  loss \d+\.\d{4}  accuracy +[\d.]+ %  +[\d.]+ s$", result.stdout, re.M
+    )
+    assert lines == ["1", "2", "3", "4", "5", "6"]
+    assert "\r" not in result.stdout
+
+
+def test_the_demo_reports_the_time_of_a_streamed_step_and_the_speed_against_the_reference(demo_run):
+    result, _ = demo_run
+    found = re.search(
+        r"([\d.]+) microseconds per step, ([\d.]+) times the speed of the NumPy reference",
+        result.stdout,
+    )
+    assert float(found[1]) > 0 and float(found[2]) > 0
+
+
+def test_the_demo_streams_what_the_reference_computes(demo_run):
+    """|h| < 1, eight steps, sums of 104 products: some tens of float32 roundings of 6e-8."""
+    result, _ = demo_run
+    assert (
+        float(re.search(r"largest difference from the reference: (\S+);", result.stdout)[1]) < 1e-5
+    )
+
+
+def test_the_demo_streams_the_same_bits_as_it_computes_in_one_batch(demo_run):
+    result, _ = demo_run
+    assert "from the same images in one batch: none, bit for bit" in result.stdout
+
+
+def test_the_demo_saves_its_parameters_under_the_names_of_pytorch(demo_run):
+    result, directory = demo_run
+    assert "parameters saved to trained.npz" in result.stdout
+    with np.load(directory / "trained.npz") as saved:
+        shapes = {name: saved[name].shape for name in saved}
+    H = demo.HIDDEN_SIZE
+    assert shapes == {
+        "lstm.weight_ih_l0": (4 * H, 8),
+        "lstm.weight_hh_l0": (4 * H, H),
+        "lstm.bias_ih_l0": (4 * H,),
+        "lstm.bias_hh_l0": (4 * H,),
+        "dense.weight": (10, H),
+        "dense.bias": (10,),
+    }
+
+
+def test_the_saved_parameters_classify_as_the_demo_said(demo_run):
+    result, directory = demo_run
+    with np.load(directory / "trained.npz") as saved:
+        lstm, dense = cylstm.LSTM(8, demo.HIDDEN_SIZE), cylstm.Dense(demo.HIDDEN_SIZE, 10)
+        for prefix, layer in (("lstm.", lstm), ("dense.", dense)):
+            names = [name for name in saved if name.startswith(prefix)]
+            layer.load_state_dict({name.removeprefix(prefix): saved[name] for name in names})
+    images, labels = load_digits("test")
+    _, (h_n, _) = lstm.forward(images.swapaxes(0, 1))
+    correct = dense.forward(h_n[0]).argmax(axis=-1) == labels
+    assert round(100 * correct.mean(), 1) == accuracy_in(result.stdout)
+
+
+def test_the_same_seed_trains_the_same_parameters():
+    images, labels = load_digits("test")
+    first, second = (demo.train(images, labels, epochs=1, seed=3)[0] for _ in range(2))
+    for name, value in first.parameters.items():
+        np.testing.assert_array_equal(value, second.parameters[name])
+
+
+def test_on_a_terminal_one_line_is_written_over(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(demo, "REFRESH_SECONDS", 0.0)
+    progress = demo._Progress(2, sys.stdout)
+    for epoch in range(2):
+        for done in (50, 100):
+            progress(epoch, done, 100, 0.5, 0.25)
+    written = capsys.readouterr().out
+    assert written.count("\r") == 4
+    assert written.count("\n") == 1 and written.endswith("\n")
+    assert "epoch 2/2  loss 0.5000  accuracy  25.0 %" in written
+
+
+def test_a_terminal_is_not_written_to_more_often_than_it_can_be_read(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(demo, "REFRESH_SECONDS", 3600.0)
+    progress = demo._Progress(1, sys.stdout)
+    for done in range(1, 101):
+        progress(0, done, 100, 0.5, 0.25)
+    assert capsys.readouterr().out.count("\r") == 2  # the first and the last
+
+
+# The command line ---------------------------------------------------------------------------------
+
+
+def test_no_command_prints_the_help(tmp_path):
+    result = python(tmp_path, "-m", "cylstm")
+    assert result.returncode == 0
+    assert "demo" in result.stdout and "example:" in result.stdout
+
+
+def test_an_unknown_command_prints_the_help_and_fails(tmp_path):
+    result = python(tmp_path, "-m", "cylstm", "dmeo")
+    assert result.returncode == 2
+    assert "example:" in result.stderr and "dmeo" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]], ids=" ".join)
+def test_the_help_has_an_example(tmp_path, arguments):
+    result = python(tmp_path, "-m", "cylstm", *arguments)
+    assert result.returncode == 0
+    assert "python -m cylstm demo --epochs" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--epochs", "0"], ["--epochs", "x"], ["--seed", "-1"]], ids=" ".join
+)
+def test_a_wrong_number_is_a_usage_error(tmp_path, arguments):
+    result = python(tmp_path, "-m", "cylstm", "demo", *arguments)
+    assert result.returncode == 2
+    assert arguments[0] in result.stderr.splitlines()[-1]
+
+
+def test_an_output_that_can_not_be_written_is_reported_before_training(tmp_path):
+    result = python(tmp_path, "-m", "cylstm", "demo", "--out", "missing/trained.npz")
+    assert result.returncode == 1
+    assert "missing" in result.stderr and "Traceback" not in result.stderr
+    assert "epoch" not in result.stdout
+
+
+# MNIST --------------------------------------------------------------------------------------------
+
+
+def write_idx(path, array):
+    """``array`` of uint8 as an IDX file, packed if the name says so."""
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    data = head + array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """Tiny IDX files under all four kinds of name: the digits, each pixel made two by two."""
+    images, labels = load_digits()
+    pixels = np.kron(images, np.ones((2, 2), np.float32))
+    pixels, labels = (255 * pixels).astype(np.uint8), labels.astype(np.uint8)
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", pixels[:600])
+    write_idx(tmp_path / "train-labels.idx1-ubyte", labels[:600])
+    write_idx(tmp_path / "t10k-images.idx3-ubyte.gz", pixels[600:700])
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte", labels[600:700])
+    return tmp_path
+
+
+def test_the_mnist_example_trains_on_idx_files(mnist):
+    """Chance is 10 %; ten seeds reached 68 to 83 % in twelve epochs of five batches."""
+    result = python(mnist, MNIST, ".", "--epochs", "12", "--out", "trained.npz")
+    assert result.returncode == 0, result.stderr
+    assert (
+        "600 images to train on, 100 to test on, each read as 16 rows of 16 pixels" in result.stdout
+    )
+    assert accuracy_in(result.stdout) >= 50
+    assert (mnist / "trained.npz").is_file()
+
+
+def assert_refused(result, *words):
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_a_missing_mnist_directory_is_named(tmp_path):
+    assert_refused(python(tmp_path, MNIST, "nowhere"), "nowhere is not a directory")
+
+
+def test_missing_mnist_files_are_named_and_the_others_not(mnist):
+    (mnist / "t10k-labels-idx1-ubyte").unlink()
+    result = python(mnist, MNIST, ".")
+    assert_refused(result, "t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte.gz")
+    assert "images" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("t10k-labels-idx1-ubyte", lambda data: data[:-1], "100 bytes, and 99 follow"),
+        ("t10k-labels-idx1-ubyte", lambda data: data + b"0", "100 bytes, and 101 follow"),
+        ("t10k-labels-idx1-ubyte", lambda data: b"", "is not an IDX file"),
+        ("t10k-labels-idx1-ubyte", lambda data: b"\0\0\x0d\1" + data[4:], "is not an IDX file"),
+        ("t10k-labels-idx1-ubyte", lambda data: data[:-1] + b"\x0a", "has the label 10"),
+        ("train-images-idx3-ubyte.gz", lambda data: data[:-100], "can not be read"),
+        ("train-images-idx3-ubyte.gz", lambda data: b"<html>not found</html>", "can not be read"),
+        (
+            "train-images-idx3-ubyte.gz",
+            lambda data: data[:500] + b"\xff" * 50 + data[550:],
+            "can not be read",
+        ),
+    ],
+    ids=["cut", "longer", "empty", "floats", "label", "packed cut", "not packed", "packed damaged"],
+)
+def test_a_damaged_mnist_file_is_named(mnist, name, damage, message):
+    path = mnist / name
+    path.write_bytes(damage(path.read_bytes()))
+    assert_refused(python(mnist, MNIST, "."), name, message)
+
+
+def test_as_many_mnist_labels_as_images_are_wanted(mnist):
+    write_idx(mnist / "train-labels.idx1-ubyte", np.zeros(599, np.uint8))
+    assert_refused(python(mnist, MNIST, "."), "(600, 16, 16)", "(599,)")
