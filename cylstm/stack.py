@@ -24,15 +24,9 @@ class Record:
     __slots__ = ("batched", "c", "call", "gates", "h", "inputs", "layer", "lengths", "shape", "snapshot")
 
 
-def _slices(weights, steps, batch, directions):
+def _slices(batch, directions):
     """[(first_row, last_row)]: how the batch is shared out to threads."""
-    threads = parallel.get_num_threads()
-    if threads == 1 or batch == 0:
-        return [(0, batch)]
-    operations = steps * batch * directions * weights.operations
-    parts = min(threads // directions, batch // SLICE_ROWS) if operations > PARALLEL_OPERATIONS else 1
-    if parts <= 1:
-        return [(0, batch)]
+    parts = max(1, min(parallel.get_num_threads() // directions, batch // SLICE_ROWS))
     return [(batch * part // parts, batch * (part + 1) // parts) for part in range(parts)]
 
 
@@ -41,48 +35,43 @@ def _run(function, weights, steps, batch, arguments):
 
     ``weights`` and ``arguments``: one per direction.
     """
-    slices = _slices(weights[0], steps, batch, len(weights))
-    small = steps * batch * len(weights) * weights[0].operations <= PARALLEL_OPERATIONS
-    if len(slices) == 1 and (len(weights) == 1 or small or parallel.get_num_threads() == 1):
-        for packed, rest in zip(weights, arguments, strict=True):
-            function(packed, *rest, 0, batch, None)
-        return
-    cancellation = sequence.Cancellation()
-    parallel.run(
-        [
+    directions = len(weights)
+    if steps * batch * directions * weights[0].operations > PARALLEL_OPERATIONS and parallel.get_num_threads() > 1:
+        cancellation = sequence.Cancellation()
+        tasks = [
             partial(function, packed, *rest, first, last, cancellation)
-            for first, last in slices
+            for first, last in _slices(batch, directions)
             for packed, rest in zip(weights, arguments, strict=True)
-        ],
-        cancellation,
-    )
+        ]
+        parallel.run(tasks, cancellation)
+        return
+    for packed, rest in zip(weights, arguments, strict=True):
+        function(packed, *rest, 0, batch, None)
 
 
 def forward(weights, num_directions, x, y, h_0, c_0, lengths):
     """Inference: fill y, return (h_n, c_n), new arrays. ``weights``: packed, one per layer and direction."""
     steps, batch, _ = x.shape
+    layers = len(weights)
     hidden_size = weights[0].hidden_size
-    h = np.empty((2, len(weights), batch, hidden_size), y.dtype)  # slots take turns
-    c = np.empty((1, len(weights), batch, hidden_size), y.dtype)
-    h[0] = 0 if h_0 is None else h_0
-    c[0] = 0 if c_0 is None else c_0
-    for first in range(0, len(weights), num_directions):
+    dtype = y.dtype
+    h = np.zeros((layers, 2, batch, hidden_size), dtype)  # two slots take turns
+    c = np.zeros((layers, 1, batch, hidden_size), dtype)
+    if h_0 is not None:
+        h[:, 0] = h_0
+        c[:, 0] = c_0
+    for first in range(0, layers, num_directions):
         last = first + num_directions
-        out = y if last == len(weights) else np.empty((steps, batch, num_directions * hidden_size), y.dtype)
+        out = y if last == layers else np.empty((steps, batch, num_directions * hidden_size), dtype)
         if lengths is not None:
             out[...] = 0
-        _run(
-            sequence.forward,
-            weights[first:last],
-            steps,
-            batch,
-            [
-                (x, _half(out, k - first, num_directions), h[:, k], c[:, k], None, lengths, k > first)
-                for k in range(first, last)
-            ],
-        )
+        arguments = [
+            (x, _half(out, k - first, num_directions), h[k], c[k], None, lengths, k > first)
+            for k in range(first, last)
+        ]
+        _run(sequence.forward, weights[first:last], steps, batch, arguments)
         x = out
-    return h[steps % 2], c[0]
+    return np.ascontiguousarray(h[:, steps % 2]), c[:, 0]
 
 
 def _half(array, direction, num_directions):

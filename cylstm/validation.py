@@ -58,7 +58,9 @@ def number(name, value, low, high, *, high_open=False):
 
 def memory(what, *shapes_and_itemsizes):
     """Refuse what the machine could not hold: an allocation may succeed and kill the process when touched."""
-    needed = sum(math.prod(shape) * itemsize for shape, itemsize in shapes_and_itemsizes)
+    needed = 0
+    for shape, itemsize in shapes_and_itemsizes:
+        needed += math.prod(shape) * itemsize
     if needed < 1 << 28:
         return
     try:
@@ -80,11 +82,12 @@ def array(name, value, dtype):
             )
         value = np.asarray(value)
     found = value.dtype
-    if found != dtype or not found.isnative:
+    if found is not dtype and (found != dtype or not found.isnative):
         raise TypeError(f"{name} is of dtype {found}, expected {dtype}: use {name}.astype('{dtype}')")
-    if value.ndim and value.strides[-1] != dtype.itemsize or not value.flags.aligned:
-        return np.ascontiguousarray(value) if value.flags.aligned else np.array(value, order="C", copy=True)
-    return value
+    flags = value.flags
+    if flags.c_contiguous and flags.aligned or flags.aligned and value.strides[-1] == dtype.itemsize:
+        return value
+    return np.array(value, order="C", copy=True)
 
 
 def shape(name, value, expected, words):

@@ -32,6 +32,7 @@ cdef extern from "simd.h" nogil:
     vreal v_accumulate(vreal sum, vreal a, vreal b)
     vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
     vreal v_abs(vreal x)
+    vreal v_minus_abs(vreal x)
     vreal v_copysign(vreal magnitude, vreal sign)
     vreal v_scale(vreal x, vreal n, vreal shifted)
     vreal v_at_least(vreal low, vreal x)
@@ -85,6 +86,9 @@ cdef extern from "table.h" nogil:
 
 # ---------------------------------------------------------------------------------------------- activations
 
+# A chain of dependent operations keeps a processor waiting, so what can be computed side by side is: each function takes
+# ``count`` vectors, a constant, and each line of an equation is a loop over them that vanishes in the compiler.
+
 cdef inline vreal polynomial(const int terms, const real *coefficients, vreal x) noexcept nogil:
     """coefficients[0] + coefficients[1] x + ..., by Horner's rule."""
     cdef vreal value = v_set1(coefficients[terms - 1])
@@ -94,42 +98,95 @@ cdef inline vreal polynomial(const int terms, const real *coefficients, vreal x)
     return value
 
 
-cdef inline vreal exp(vreal x) noexcept nogil:
-    """e^x for EXP_LOWEST <= x <= TANH_SATURATED.
+cdef inline void exp(const int count, vreal *x) noexcept nogil:
+    """e^x in place, for EXP_LOWEST <= x <= TANH_SATURATED.
 
         n = rint(x / ln 2),  r = x - n ln 2,  e^x = 2^n (1 + r + r^2 C(r))
+
+    C by Horner's rule over pairs of terms, C_2k + C_2k+1 r, in powers of r^2: half as long a chain.
     """
-    cdef vreal shifted = v_fma(x, v_set1(LOG2_E), v_set1(ROUNDING_SHIFT))
-    cdef vreal n = shifted - v_set1(ROUNDING_SHIFT)
-    cdef vreal r = v_fma(n, v_set1(-LN2_LOW), v_fma(n, v_set1(-LN2_HIGH), x))
-    cdef vreal e = v_fma(polynomial(EXP_TERMS, EXP_C, r), r * r, r) + v_set1(<real>1)
-    return v_scale(e, n, shifted)
+    cdef vreal[8] shifted
+    cdef vreal[8] n
+    cdef vreal[8] square
+    cdef vreal[8] c
+    cdef vreal[8] term
+    cdef int j, k
+    for j in range(count):
+        shifted[j] = v_fma(x[j], v_set1(LOG2_E), v_set1(ROUNDING_SHIFT))
+    for j in range(count):
+        n[j] = shifted[j] - v_set1(ROUNDING_SHIFT)
+    for j in range(count):
+        x[j] = v_fma(n[j], v_set1(-LN2_HIGH), x[j])
+    for j in range(count):
+        x[j] = v_fma(n[j], v_set1(-LN2_LOW), x[j])
+    for j in range(count):
+        square[j] = x[j] * x[j]
+    for j in range(count):
+        c[j] = v_set1(EXP_C[EXP_TERMS - 1])
+        if EXP_TERMS % 2 == 0:
+            c[j] = v_fma(c[j], x[j], v_set1(EXP_C[EXP_TERMS - 2]))
+    for k in range((EXP_TERMS - 1) // 2 - 1, -1, -1):
+        for j in range(count):
+            term[j] = v_fma(x[j], v_set1(EXP_C[2 * k + 1]), v_set1(EXP_C[2 * k]))
+        for j in range(count):
+            c[j] = v_fma(c[j], square[j], term[j])
+    for j in range(count):
+        x[j] = v_fma(c[j], square[j], x[j])
+    for j in range(count):
+        x[j] = v_scale(x[j] + v_set1(<real>1), n[j], shifted[j])
+
+
+cdef inline void activate(const int sigmoids, const int tanhs, vreal *x) noexcept nogil:
+    """In place, the sigmoid of the first vectors and the tanh of those that follow. With a = |x|:
+
+        sigmoid(x) = 1 / (1 + e^-a)  or, where x < 0,  e^-a / (1 + e^-a), which loses no digits there
+        tanh(a)    = 1 - 2 / (1 + e^2a)  or, where a < TANH_SMALL,  a + a^3 P(a^2) / Q(a^2);  odd by construction
+
+    so each is base + numerator / denominator: one exponential, one division. A comparison with NaN is false, so NaN
+    passes every selection into the quotient.
+    """
+    cdef vreal[8] e
+    cdef vreal[8] base
+    cdef vreal[8] numerator
+    cdef vreal[8] denominator
+    cdef vreal one = v_set1(<real>1)
+    cdef vreal a, square
+    cdef int j
+    for j in range(sigmoids):
+        e[j] = v_at_least(v_set1(EXP_LOWEST), v_minus_abs(x[j]))
+    for j in range(sigmoids, sigmoids + tanhs):
+        a = v_abs(x[j])
+        e[j] = v_at_most(v_set1(TANH_SATURATED), a + a)
+    exp(sigmoids + tanhs, e)
+    for j in range(sigmoids):
+        numerator[j] = v_if_less(x[j], v_set1(<real>0), e[j], one)
+        denominator[j] = one + e[j]
+    for j in range(sigmoids, sigmoids + tanhs):
+        a = v_abs(x[j])
+        square = a * a
+        base[j] = v_if_less(a, v_set1(TANH_SMALL), a, one)
+        numerator[j] = v_if_less(
+            a, v_set1(TANH_SMALL), a * square * polynomial(TANH_P_TERMS, TANH_P, square), v_set1(<real>-2)
+        )
+        denominator[j] = v_if_less(
+            a, v_set1(TANH_SMALL), polynomial(TANH_Q_TERMS, TANH_Q, square), one + e[j]
+        )
+    for j in range(sigmoids + tanhs):
+        numerator[j] = numerator[j] / denominator[j]
+    for j in range(sigmoids):
+        x[j] = numerator[j]
+    for j in range(sigmoids, sigmoids + tanhs):
+        x[j] = v_copysign(base[j] + numerator[j], x[j])
 
 
 cdef inline vreal sigmoid(vreal x) noexcept nogil:
-    """1 / (1 + e^-x), as e / (1 + e) with e = e^-|x| where x < 0, which loses no digits there.
-
-    A comparison with NaN is false, so NaN passes every selection into the quotient.
-    """
-    cdef vreal one = v_set1(<real>1)
-    cdef vreal zero = v_set1(<real>0)
-    cdef vreal e = exp(v_at_least(v_set1(EXP_LOWEST), zero - v_abs(x)))
-    return v_if_less(x, zero, e, one) / (one + e)
+    activate(1, 0, &x)
+    return x
 
 
 cdef inline vreal tanh(vreal x) noexcept nogil:
-    """With a = |x|: a + a^3 P(a^2) / Q(a^2) where a < TANH_SMALL, else 1 - 2 / (1 + e^2a); odd by construction.
-
-    Both are base + numerator / denominator, so that there is one division.
-    """
-    cdef vreal one = v_set1(<real>1)
-    cdef vreal small = v_set1(TANH_SMALL)
-    cdef vreal a = v_abs(x)
-    cdef vreal square = a * a
-    cdef vreal e = exp(v_at_most(v_set1(TANH_SATURATED), a + a))
-    cdef vreal numerator = v_if_less(a, small, a * square * polynomial(TANH_P_TERMS, TANH_P, square), v_set1(<real>-2))
-    cdef vreal denominator = v_if_less(a, small, polynomial(TANH_Q_TERMS, TANH_Q, square), one + e)
-    return v_copysign(v_if_less(a, small, a, one) + numerator / denominator, x)
+    activate(0, 1, &x)
+    return x
 
 
 cdef inline vreal relu(vreal x) noexcept nogil:
@@ -166,6 +223,7 @@ cdef void softmax_all(Py_ssize_t count, real *x) noexcept nogil:
     cdef Py_ssize_t block, j, some
     cdef Py_ssize_t blocks = (count + LANES - 1) // LANES
     cdef real largest, total
+    cdef vreal e
     if count == 0:
         return
     largest = x[0]
@@ -177,7 +235,9 @@ cdef void softmax_all(Py_ssize_t count, real *x) noexcept nogil:
     for block in range(blocks):
         j = block * LANES
         some = min(count - j, <Py_ssize_t>LANES)
-        v_store_some(x + j, exp(v_at_least(v_set1(EXP_LOWEST), v_load_some(x + j, some) - v_set1(largest))), some)
+        e = v_at_least(v_set1(EXP_LOWEST), v_load_some(x + j, some) - v_set1(largest))
+        exp(1, &e)
+        v_store_some(x + j, e, some)
     total = x[0]
     for j in range(1, count):
         total = total + x[j]
@@ -372,20 +432,23 @@ cdef void lstm_forward(
     """
     cdef Py_ssize_t r, block, unit, some
     cdef real *gates
-    cdef vreal i, f, g, c, h
+    cdef vreal[4] ifog
+    cdef vreal c, h
     for block in range(blocks_of(units)):
         unit = unit_offset + block * LANES
         some = min(units - block * LANES, <Py_ssize_t>LANES)
         for r in range(first, first + count):
             gates = rows.gates[r] + gates_offset + block * 4 * LANES
-            i = sigmoid(v_load(gates))
-            f = sigmoid(v_load(gates + LANES))
-            g = tanh(v_load(gates + 2 * LANES))
-            v_store(gates, i)
-            v_store(gates + LANES, f)
-            v_store(gates + 2 * LANES, g)
-            v_store(gates + 3 * LANES, sigmoid(v_load(gates + 3 * LANES)))
-            c = v_fma(f, v_load_units(rows.c_prev[r] + unit, some), i * g)
+            ifog[0] = v_load(gates)
+            ifog[1] = v_load(gates + LANES)
+            ifog[2] = v_load(gates + 3 * LANES)
+            ifog[3] = v_load(gates + 2 * LANES)
+            activate(3, 1, ifog)
+            v_store(gates, ifog[0])
+            v_store(gates + LANES, ifog[1])
+            v_store(gates + 2 * LANES, ifog[3])
+            v_store(gates + 3 * LANES, ifog[2])
+            c = v_fma(ifog[1], v_load_units(rows.c_prev[r] + unit, some), ifog[0] * ifog[3])
             v_store_units(rows.c[r] + unit, c, some)
     for block in range(blocks_of(units)):
         unit = unit_offset + block * LANES

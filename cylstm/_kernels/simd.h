@@ -75,6 +75,8 @@ INLINE vreal v_set1(real x) { return x - (vreal){0}; }
 
 INLINE vreal v_abs(vreal x) { return (vreal)((vbits)x & ~(SIGN_BITS - (vbits){0})); }
 
+INLINE vreal v_minus_abs(vreal x) { return (vreal)((vbits)x | (SIGN_BITS - (vbits){0})); }
+
 INLINE vreal v_copysign(vreal magnitude, vreal sign)
 {
     return (vreal)((vbits)magnitude | ((vbits)sign & (SIGN_BITS - (vbits){0})));
@@ -202,6 +204,7 @@ INLINE bits_of_real bits_from(real x) { bits_of_real b; memcpy(&b, &x, sizeof b)
 INLINE real real_from(bits_of_real b) { real x; memcpy(&x, &b, sizeof x); return x; }
 #define SIGN_BITS ((bits_of_real)1 << (8 * sizeof(real) - 1))
 INLINE vreal v_abs(vreal x) { return real_from(bits_from(x) & ~SIGN_BITS); }
+INLINE vreal v_minus_abs(vreal x) { return real_from(bits_from(x) | SIGN_BITS); }
 INLINE vreal v_copysign(vreal magnitude, vreal sign) { return real_from(bits_from(magnitude) | (bits_from(sign) & SIGN_BITS)); }
 INLINE vreal v_scale(vreal x, vreal n, vreal shifted)
 {
