@@ -121,9 +121,9 @@ class Layer:
         TypeError
             If an array is not of a float dtype.
         """
+        checked = validation.parameters(state_dict, self._shapes, self.dtype)
         with _Writer(self) as p:
-            p.clear()
-            p.update(validation.parameters(state_dict, self._shapes, self.dtype))
+            p.update(checked)
 
     def __repr__(self):
         positional, keywords = self._arguments

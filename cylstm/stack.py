@@ -116,16 +116,18 @@ def forward_on_tape(weights, num_directions, x, y, h_0, c_0, lengths, tape, drop
             )
             h = tape.buffer(("h", layer, reverse), (steps + 1, batch, hidden_size), dtype)
             c = tape.buffer(("c", layer, reverse), (steps + 1, batch, hidden_size), dtype)
-            h[steps if reverse else 0] = 0 if h_0 is None else h_0[k]
-            c[steps if reverse else 0] = 0 if c_0 is None else c_0[k]
+            before = steps if reverse else 0
+            h[before] = 0 if h_0 is None else h_0[k]
+            c[before] = 0 if c_0 is None else c_0[k]
             arguments.append((x, _half(out, reverse, num_directions), h, c, gates, lengths, reverse))
             record.gates.append(gates)
             record.h.append(h)
             record.c.append(c)
         _run(sequence.forward, weights[first:last], steps, batch, arguments)
         for k in range(first, last):
-            h_n[k] = record.h[k][0 if k > first else steps]
-            c_n[k] = record.c[k][0 if k > first else steps]
+            after = 0 if k > first else steps
+            h_n[k] = record.h[k][after]
+            c_n[k] = record.c[k][after]
         record.inputs.append(x)
         if dropout and last != len(weights):
             _drop(out, tape.seed, record.call, layer, dropout)

@@ -11,6 +11,8 @@ The buffers of a tape, in this one place (T steps, B rows, H hidden units, D dir
 Knows the buffers; knows no layer and does no arithmetic but the sum and the multiple of Gradients.
 """
 
+import math
+
 import numpy as np
 
 from . import validation
@@ -68,7 +70,7 @@ class Tape:
 
     def buffer(self, key, shape, dtype):
         """An uninitialised array for ``key``, cut from the largest that this key has had."""
-        count = int(np.prod(shape)) * dtype.itemsize
+        count = math.prod(shape) * dtype.itemsize
         memory = self._buffers.get(key)
         if memory is None or memory.size < count:
             memory = self._buffers[key] = aligned_empty((count,), np.uint8)

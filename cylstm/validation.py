@@ -166,15 +166,19 @@ def parameters(given, expected, dtype):
         parts = [f"missing: {', '.join(missing)}"] if missing else []
         parts += [f"unexpected: {', '.join(map(str, unexpected))}"] if unexpected else []
         raise ValueError(f"parameter names do not match this layer; {'; '.join(parts)}")
-    checked = {}
-    for name, wanted in expected.items():
-        found = np.asarray(given[name])
-        if found.dtype.kind != "f":
-            raise TypeError(f"parameter {name} is of dtype {found.dtype}, expected a float dtype")
-        shape(f"parameter {name}", found, wanted, wanted)
-        with np.errstate(over="ignore"):
-            cast = np.array(found, dtype=dtype, order="C", copy=True)
-        if cast.dtype.itemsize < found.dtype.itemsize and np.isinf(cast).sum() != np.isinf(found).sum():
-            raise ValueError(f"parameter {name} has values too large for {dtype}")
-        checked[name] = cast
-    return checked
+    return {name: _parameter(name, given[name], wanted, dtype) for name, wanted in expected.items()}
+
+
+def _parameter(name, value, expected, dtype):
+    """A new C-contiguous array of this shape and dtype."""
+    found = np.asarray(value)
+    if found.dtype.kind != "f":
+        raise TypeError(f"parameter {name} is of dtype {found.dtype}, expected a float dtype")
+    shape(f"parameter {name}", found, expected, expected)
+    if found.dtype == dtype:
+        return np.array(found, dtype=dtype, order="C", copy=True)
+    with np.errstate(over="ignore"):
+        cast = found.astype(dtype, order="C")
+    if np.isinf(cast).sum() != np.isinf(found).sum():
+        raise ValueError(f"parameter {name} has values too large for {dtype}")
+    return cast

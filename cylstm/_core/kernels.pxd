@@ -7,12 +7,15 @@ cdef extern from "table.h" nogil:
     ctypedef struct tile_product:
         Py_ssize_t depth
         const void *const *x
+        Py_ssize_t x_offset
         const void *weights
         Py_ssize_t weights_step
         const void *const *start
         Py_ssize_t start_offset
         void *const *out
         Py_ssize_t out_offset
+        const char *next
+        Py_ssize_t next_step
     ctypedef struct forward_rows:
         void *const *gates
         const void *const *c_prev

@@ -11,6 +11,7 @@ cdef struct matrix:
     Py_ssize_t vectors
     Py_ssize_t panel      # vectors of one tile of many rows
     Py_ssize_t group      # vectors packed together; the last group may have fewer
+    bint distant          # fetch what comes next to L2 while there is work
 
 
 cdef enum:
@@ -20,7 +21,10 @@ cdef enum:
 cdef void product_of_group(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t first_vector, Py_ssize_t rows,
     const void *const *x, const void *const *start, Py_ssize_t start_offset, void *const *out, Py_ssize_t out_offset,
+    const void *following,
 ) noexcept nogil
+
+cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil
 
 cdef void multiply(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t rows,

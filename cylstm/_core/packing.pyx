@@ -17,6 +17,9 @@ cdef enum:
     # Weights up to this size stay in L1, where two panels side by side (8 independent chains of additions
     # for one row instead of 4) took 0.7 of the time; from L2 both ran at the same speed (Cascade Lake).
     PAIRED_BYTES = 32768
+    STRETCH_BYTES = 65536      # of weights, used by all rows before the next: L2 holds several
+    DISTANT_BYTES = 524288     # a layer's weights from this size on are not in L2 when their turn comes again
+    LINE_BYTES = 64
 
 
 def aligned_empty(shape, dtype, bint zero=False):
@@ -30,6 +33,11 @@ def aligned_empty(shape, dtype, bint zero=False):
     return raw[skip:skip + count].view(dtype).reshape(shape)
 
 
+cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil:
+    """Where the group that begins with ``vector`` is; the matrix's end where there is none."""
+    return weights.data + min(vector, weights.vectors) * weights.depth * kernels.lanes * kernels.itemsize
+
+
 cdef void product_of_group(
     const kernel_table *kernels,
     const matrix *weights,
@@ -40,40 +48,59 @@ cdef void product_of_group(
     Py_ssize_t start_offset,     # of the group's first vector
     void *const *out,            # (rows,) pointers                  OUT  may be start
     Py_ssize_t out_offset,
+    const void *following,       # the weights that will be read after these
 ) noexcept nogil:
-    """out[r] = start[r] + x[r] W for the vectors of one group."""
+    """out[r] = start[r] + x[r] W for the vectors of one group.
+
+    A stretch of k is used by all rows before the next one, which is fetched to L2 meanwhile: a large block of weights
+    comes from L3 or memory once, and without being waited for.
+    """
     cdef tile_product product
     cdef Py_ssize_t width = min(weights.group, weights.vectors - first_vector)
     cdef Py_ssize_t tile_width = width if rows == 1 else weights.panel
+    cdef Py_ssize_t k_bytes = width * kernels.lanes * kernels.itemsize
+    cdef Py_ssize_t stretch = weights.depth
     cdef Py_ssize_t tiles = 1
     cdef Py_ssize_t size = rows
-    cdef Py_ssize_t v, done, count
+    cdef Py_ssize_t k = 0
+    cdef Py_ssize_t v, done, count, left
+    cdef const char *data = <const char *>group_at(kernels, weights, first_vector)
+    cdef const char *next_line
+    cdef const char *next_end
     if rows > kernels.tile_rows:
         # Rows are shared out evenly: 32 are 6 + 6 + 5 + 5 + 5 + 5 and not 5 * 6 + 2.
         tiles = (rows + kernels.tile_rows - 1) // kernels.tile_rows
         size = rows // tiles
-    product.depth = weights.depth
+        stretch = max(STRETCH_BYTES // k_bytes, 1)
     product.weights_step = width * kernels.lanes
-    product.x = x
-    product.start = start
-    product.out = out
-    done = 0
-    while done < rows:
-        count = size + (rows - done > size * tiles)
-        v = 0
-        while v < width:
-            product.weights = (
-                weights.data + (first_vector * weights.depth + v) * kernels.lanes * kernels.itemsize
-            )
-            product.start_offset = start_offset + v * kernels.lanes
-            product.out_offset = out_offset + v * kernels.lanes
-            kernels.tile(count, min(tile_width, width - v), &product)
-            v += tile_width
-        product.x += count
-        product.start += count
-        product.out += count
-        done += count
-        tiles -= 1
+    while k < weights.depth:
+        product.depth = min(stretch, weights.depth - k)
+        product.x_offset = k
+        product.x = x
+        product.start = start if k == 0 else <const void *const *>out
+        product.out = out
+        next_line = data + (k + product.depth) * k_bytes if k + product.depth < weights.depth else <const char *>following
+        next_end = next_line + product.depth * k_bytes if weights.distant else next_line
+        left = tiles
+        done = 0
+        while done < rows:
+            count = size + (rows - done > size * left)
+            v = 0
+            while v < width:
+                product.weights = data + k * k_bytes + v * kernels.lanes * kernels.itemsize
+                product.start_offset = (start_offset if k == 0 else out_offset) + v * kernels.lanes
+                product.out_offset = out_offset + v * kernels.lanes
+                product.next = next_line
+                product.next_step = LINE_BYTES if next_line < next_end else 0
+                next_line += product.next_step * product.depth
+                kernels.tile(count, min(tile_width, width - v), &product)
+                v += tile_width
+            product.x += count
+            product.start += count
+            product.out += count
+            done += count
+            left -= 1
+        k += product.depth
 
 
 cdef void multiply(
@@ -93,20 +120,21 @@ cdef void multiply(
         while row < rows:
             product_of_group(
                 kernels, weights, vector, min(<Py_ssize_t>ROWS_AT_ONCE, rows - row), x + row, start + row, offset,
-                out + row, offset,
+                out + row, offset, group_at(kernels, weights, vector + weights.group),
             )
             row += ROWS_AT_ONCE
         vector += weights.group
 
 
 cdef matrix new_matrix(
-    const kernel_table *kernels, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel, bint paired, list memory
+    const kernel_table *kernels, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel, Py_ssize_t layer_bytes, list memory
 ):
     cdef matrix weights
     weights.depth = depth
     weights.vectors = vectors
     weights.panel = panel
-    weights.group = 2 * panel if paired else panel
+    weights.group = 2 * panel if layer_bytes <= PAIRED_BYTES else panel
+    weights.distant = layer_bytes >= DISTANT_BYTES
     array = aligned_empty((depth * vectors * kernels.lanes * kernels.itemsize,), np.uint8, zero=True)
     weights.data = <char *>cnp.PyArray_DATA(array)
     memory.append(array)
@@ -161,10 +189,10 @@ cdef class Weights:
         cdef Py_ssize_t vectors = self.blocks * gates
         cdef Py_ssize_t depth = self.input_size + weight_hh.shape[1]
         self.operations = vectors * kernels.lanes * depth
-        cdef bint paired = depth * vectors * kernels.lanes * kernels.itemsize <= PAIRED_BYTES
-        self.x = new_matrix(kernels, self.input_size, vectors, gates, paired, self.memory)
-        self.h = new_matrix(kernels, weight_hh.shape[1], vectors, gates, paired, self.memory)
-        cdef matrix bias_row = new_matrix(kernels, 1, vectors, vectors, False, self.memory)
+        cdef Py_ssize_t size = depth * vectors * kernels.lanes * kernels.itemsize
+        self.x = new_matrix(kernels, self.input_size, vectors, gates, size, self.memory)
+        self.h = new_matrix(kernels, weight_hh.shape[1], vectors, gates, size, self.memory)
+        cdef matrix bias_row = new_matrix(kernels, 1, vectors, vectors, 0, self.memory)
         self.bias = bias_row.data
         pack_rows(kernels, &self.x, weight_ih, gates, self.hidden_size)
         pack_rows(kernels, &self.h, weight_hh, gates, self.hidden_size)
@@ -182,7 +210,8 @@ cdef class Weights:
         cdef Py_ssize_t block, gate, vector, step
         cdef const char *data = <const char *>cnp.PyArray_DATA(self.weight_hh)
         cdef char *out
-        cdef matrix to = new_matrix(kernels, self.blocks * self.gates * lanes, vectors, 4, False, self.memory)
+        cdef Py_ssize_t depth = self.blocks * self.gates * lanes
+        cdef matrix to = new_matrix(kernels, depth, vectors, 4, depth * vectors * lanes * kernels.itemsize, self.memory)
         for vector in range(vectors):
             for block in range(self.blocks):
                 for gate in range(self.gates):
@@ -240,8 +269,9 @@ cdef class PackedDense:
         cdef Py_ssize_t vectors = (outputs + kernels.lanes - 1) // kernels.lanes
         self.kernels = kernels
         self.memory = []
-        self.weight = new_matrix(kernels, weight.shape[1], vectors, 4, False, self.memory)
-        cdef matrix bias_row = new_matrix(kernels, 1, vectors, vectors, False, self.memory)
+        cdef Py_ssize_t size = weight.shape[1] * vectors * kernels.lanes * kernels.itemsize
+        self.weight = new_matrix(kernels, weight.shape[1], vectors, 4, size, self.memory)
+        cdef matrix bias_row = new_matrix(kernels, 1, vectors, vectors, 0, self.memory)
         self.bias = bias_row.data
         pack_rows(kernels, &self.weight, weight, 1, outputs)
         pack_rows(kernels, &bias_row, bias, 1, outputs)

@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from cylstm._core.kernels cimport backward_function, backward_rows, forward_function, forward_rows, kernel_table
-from cylstm._core.packing cimport ROWS_AT_ONCE, Weights, matrix, multiply, product_of_group
+from cylstm._core.packing cimport ROWS_AT_ONCE, Weights, group_at, matrix, multiply, product_of_group
 
 cnp.import_array()
 
@@ -111,6 +111,7 @@ cdef void step(
     cdef Py_ssize_t unit = 0             # its first hidden unit
     cdef Py_ssize_t units = layer.together // layer.gates * lanes
     cdef Py_ssize_t row, some, vector, last, origin
+    cdef const matrix *following = &layer.x if with_input else &layer.h
     cdef const void *const *start
     cdef void *const *gates
     cell_rows.gates = <void *const *>rows.gates
@@ -132,11 +133,13 @@ cdef void step(
                     product_of_group(
                         kernels, &layer.x, vector, some, <const void *const *>(rows.x + row),
                         start, vector * lanes, gates, (vector - origin) * lanes,
+                        group_at(kernels, &layer.h, vector),
                     )
                     start = <const void *const *>gates
                 product_of_group(
                     kernels, &layer.h, vector, some, <const void *const *>(rows.h_prev + row),
                     start, (vector - origin if with_input else vector) * lanes, gates, (vector - origin) * lanes,
+                    group_at(kernels, following, vector + layer.h.group),
                 )
                 vector += layer.h.group
             layer.cell(

@@ -22,6 +22,7 @@ cdef extern from "simd.h" nogil:
     const real *EXP_C
     const real *TANH_P
     const real *TANH_Q
+    void v_prefetch(const void *line)
     vreal v_set1(real x)
     vreal v_load(const real *start)
     vreal v_load_some(const real *start, Py_ssize_t count)
@@ -43,12 +44,15 @@ cdef extern from "table.h" nogil:
     ctypedef struct tile_product:
         Py_ssize_t depth
         const real *const *x
+        Py_ssize_t x_offset
         const real *weights
         Py_ssize_t weights_step
         const real *const *start
         Py_ssize_t start_offset
         real *const *out
         Py_ssize_t out_offset
+        const char *next
+        Py_ssize_t next_step
     ctypedef struct forward_rows:
         real *const *gates
         const real *const *c_prev
@@ -297,14 +301,19 @@ cdef inline void tile_body(const int rows, const int vectors, const tile_product
     cdef const real *x[6]
     cdef const real *weights = product.weights
     cdef Py_ssize_t weights_step = product.weights_step
+    cdef const char *next_line = product.next
+    cdef Py_ssize_t next_step = product.next_step
     for r in range(rows):
-        x[r] = product.x[r]
+        x[r] = product.x[r] + product.x_offset
         for v in range(vectors):
             sums[r * vectors + v] = v_load(product.start[r] + product.start_offset + v * LANES)
     for k in range(depth):
         for v in range(vectors):
             weight[v] = v_load(weights + v * LANES)
         weights += weights_step
+        if rows > 2:
+            v_prefetch(next_line)
+            next_line += next_step
         for r in range(rows):
             x_k = v_set1(x[r][k])
             for v in range(vectors):

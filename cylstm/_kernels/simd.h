@@ -108,6 +108,7 @@ INLINE void v_store_some(real *to, vreal x, Py_ssize_t count)
 }
 
 INLINE vreal v_load(const real *from) { return *(const vreal *)from; }
+INLINE void v_prefetch(const void *line) { __builtin_prefetch(line, 0, 2); } /* to L2; any address will do */
 INLINE void v_store(real *to, vreal x) { *(vreal *)to = x; }
 
 /* Without the pragma GCC 12 keeps the accumulators of a tile on the stack for this loop's sake. */
@@ -218,6 +219,7 @@ INLINE vreal v_at_most(vreal high, vreal x) { return high < x ? high : x; }
 INLINE vreal v_load_some(const real *from, Py_ssize_t count) { return count ? *from : (real)0; }
 INLINE void v_store_some(real *to, vreal x, Py_ssize_t count) { if (count) *to = x; }
 INLINE vreal v_load(const real *from) { return *from; }
+INLINE void v_prefetch(const void *line) { (void)line; }
 INLINE void v_store(real *to, vreal x) { *to = x; }
 INLINE void v_store_all(real *to, const vreal *from, int count)
 {

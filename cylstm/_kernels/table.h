@@ -14,7 +14,7 @@ typedef void real;
 
 /* One product of a few rows with a few vectors of packed weights, for v < vectors, r < rows:
  *
- *     out[r][out_offset + v] = start[r][start_offset + v] + sum_k x[r][k] * weights[k][v]
+ *     out[r][out_offset + v] = start[r][start_offset + v] + sum_k x[r][x_offset + k] * weights[k][v]
  *
  * summed in the order of k, each term by one v_fma. Offsets in elements. out[r] + out_offset may be
  * start[r] + start_offset; nothing else may overlap.
@@ -22,12 +22,15 @@ typedef void real;
 typedef struct {
     Py_ssize_t depth;               /* K */
     const real *const *x;           /* (rows,) pointers                       IN */
+    Py_ssize_t x_offset;
     const real *weights;            /* (K, step), the first vectors * LANES of each k used   IN */
     Py_ssize_t weights_step;        /* elements from one k to the next */
     const real *const *start;       /* (rows,) pointers                       IN */
     Py_ssize_t start_offset;
     real *const *out;               /* (rows,) pointers                       OUT */
     Py_ssize_t out_offset;
+    const char *next;               /* what will be read soon: for each k a tile of many rows fetches a line to L2 */
+    Py_ssize_t next_step;           /* bytes from one k to the next; 0 with nothing to fetch */
 } tile_product;
 
 /* The rows of one step, each a pointer to the row's first unit (gates: to its first block). */
