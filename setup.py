@@ -1,13 +1,13 @@
 """The compiled parts of cylstm, and the flags of each with their reasons. Everything else: pyproject.toml.
 
-Environment, for those who test the build itself:
+Environment, for those who test the build itself (CONTRIBUTING.md says how):
 CYLSTM_DEBUG=1      bounds-checked memoryviews and AddressSanitizer
 CYLSTM_PORTABLE=1   the portable level alone, without vector extensions: what a compiler like MSVC builds
 """
 
 import os
 import platform
-import sys
+import sysconfig
 
 import numpy
 from Cython.Build import cythonize
@@ -15,16 +15,24 @@ from setuptools import Extension, setup
 
 DEBUG = os.environ.get("CYLSTM_DEBUG") == "1"
 PORTABLE = os.environ.get("CYLSTM_PORTABLE") == "1"
+FLAVOUR = "-".join(name for name, wanted in (("debug", DEBUG), ("portable", PORTABLE)) if wanted) or "release"
 GNU = os.name != "nt"  # GCC or Clang
-MACHINE = platform.machine().lower()
+JOBS = min(4, os.cpu_count() or 1)
+
+TARGET = sysconfig.get_platform()  # of the build's result; platform.machine() is where the build runs
+MACHINE = TARGET.rpartition("-")[2]
+if TARGET.startswith("macosx") and MACHINE == "universal2":
+    # One set of flags does not fit two machines, so the result is for one: this one, unless ARCHFLAGS says.
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+    MACHINE = os.environ["ARCHFLAGS"].split()[-1]
 
 OPTIMISE = ["-O3", "-g0"] if GNU else ["/O2"]  # debug information would be most of the wheel
 if DEBUG:
     OPTIMISE = ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer"]
 
-# Kernels only. The same bits at every level need a multiply-add that is fused where it is written so and
-# nowhere else; errno and trapping comparisons would keep loops from becoming vector code, and change no value.
-KERNEL = [*OPTIMISE, "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"] if GNU else [*OPTIMISE, "/fp:precise"]
+# Kernels only. The same bits at every level need a multiply-add that is fused where it is written so and nowhere
+# else; errno and trapping comparisons would keep loops from becoming vector code, and change no value.
+STRICT = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"] if GNU else ["/fp:precise"]
 # tile_body must be inlined with its constants, or its accumulators are no registers. (Cython marks every
 # `cdef inline` function with this macro.)
 INLINE = [("CYTHON_INLINE", "inline __attribute__((always_inline))")] if GNU else []
@@ -53,7 +61,7 @@ def kernel(level, dtype):
         depends=["cylstm/_kernels/kernels.pxi", "cylstm/_kernels/simd.h", "cylstm/_kernels/table.h"],
         include_dirs=["cylstm/_kernels"],
         define_macros=macros,
-        extra_compile_args=[*KERNEL, *LEVELS[level]],
+        extra_compile_args=[*OPTIMISE, *STRICT, *LEVELS[level]],
         extra_link_args=LINK,
     )
 
@@ -64,7 +72,7 @@ def core(name):
         [f"cylstm/_core/{name}.pyx"],
         depends=["cylstm/_kernels/table.h", "cylstm/_core/atomic.h"],
         include_dirs=["cylstm/_kernels", "cylstm/_core", numpy.get_include()],
-        define_macros=[*NUMPY, ("CYLSTM_BUILT_LEVELS", '"%s"' % " ".join(LEVELS))],
+        define_macros=[*NUMPY, ("CYLSTM_BUILT_LEVELS", f'"{" ".join(LEVELS)}"')],
         extra_compile_args=OPTIMISE,
         extra_link_args=LINK,
     )
@@ -84,7 +92,8 @@ setup(
         [kernel(level, dtype) for level in LEVELS for dtype in ("float32", "float64")]
         + [core(name) for name in ("dispatch", "packing", "sequence", "stepper", "dense", "blas", "noise")],
         compiler_directives=directives,
-        build_dir=os.path.join("build", "cython"),
-        nthreads=0 if sys.platform == "win32" else 2,
+        build_dir=f"build/{FLAVOUR}/cython",
     ),
+    # Flavours differ in flags, which no timestamp shows: each has a directory of its own.
+    options={"build": {"build_base": f"build/{FLAVOUR}"}, "build_ext": {"parallel": JOBS}},
 )

@@ -34,8 +34,8 @@ def aligned_empty(shape, dtype, bint zero=False):
 
 
 cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil:
-    """Where the group that begins with ``vector`` is; the matrix's end where there is none."""
-    return weights.data + min(vector, weights.vectors) * weights.depth * kernels.lanes * kernels.itemsize
+    """Where the group that begins with ``vector`` is; an end of the matrix where there is none."""
+    return weights.data + max(0, min(vector, weights.vectors)) * weights.depth * kernels.lanes * kernels.itemsize
 
 
 cdef void product_of_group(

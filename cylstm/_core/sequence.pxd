@@ -15,7 +15,11 @@ cdef struct layer_description:
     const char *bias
     Py_ssize_t gates
     Py_ssize_t hidden_size
-    Py_ssize_t together     # vectors whose products are made before the cell turns them into h: whole groups
+    Py_ssize_t together         # vectors whose products are made before the cell turns them into h: whole groups
+    Py_ssize_t units_together   # the hidden units of those
+    Py_ssize_t last_group       # first vector of the last group,
+    Py_ssize_t last_together    # of the last that are worked on together,
+    Py_ssize_t last_unit        # and the hidden unit of that
 
 
 cdef struct step_rows:
@@ -37,7 +41,8 @@ cdef void free_rows(step_rows *rows) noexcept nogil
 cdef void scratch_gates(
     const layer_description *layer, step_rows *rows, Py_ssize_t count, char *scratch) noexcept nogil
 cdef void step(
-    const layer_description *layer, const step_rows *rows, Py_ssize_t count, bint with_input, bint taped
+    const layer_description *layer, const step_rows *rows, Py_ssize_t count, bint with_input, bint taped,
+    bint downwards,
 ) noexcept nogil
 cdef PyThreadState *release(Py_ssize_t operations) noexcept
 cdef void take_back(PyThreadState *state) noexcept

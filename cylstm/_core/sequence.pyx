@@ -48,6 +48,10 @@ cdef layer_description describe(Weights weights, Py_ssize_t rows):
         max(1, min(<Py_ssize_t>ROWS_AT_ONCE, rows)) * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
     )
     layer.together = layer.h.group * max(1, TOGETHER_BYTES // group_bytes)
+    layer.units_together = layer.together // layer.gates * layer.kernels.lanes
+    layer.last_group = (layer.h.vectors - 1) // layer.h.group * layer.h.group
+    layer.last_together = (layer.h.vectors - 1) // layer.together * layer.together
+    layer.last_unit = layer.last_together // layer.gates * layer.kernels.lanes
     return layer
 
 
@@ -96,22 +100,26 @@ cdef void step(
     const step_rows *rows,
     Py_ssize_t count,          # active rows
     bint with_input,           # False: rows.start holds bias + x W_ih already
-    bint taped,                # rows.gates are whole rows; False: scratch for one group of blocks
+    bint taped,                # rows.gates are whole rows; False: scratch for what is worked on together
+    bint downwards,            # from the last block to the first
 ) noexcept nogil:
     """One time step: for some blocks after the other, for some rows after the other, the products and then the cell.
 
         gates = start + x W_ih + h_prev W_hh;   c, h, y = cell(gates, c_prev)
 
-    Blocks are outside and rows inside, so weights come from afar once per step.
+    Blocks are outside and rows inside, so weights come from afar once per step. Steps take turns in going up and down:
+    what a step used last is still near when the next one begins with it. (No sum runs over blocks.)
     """
     cdef const kernel_table *kernels = layer.kernels
+    cdef const matrix *leading = &layer.x if with_input else &layer.h
     cdef forward_rows cell_rows
     cdef Py_ssize_t lanes = kernels.lanes
-    cdef Py_ssize_t first = 0            # vector of those worked on together
-    cdef Py_ssize_t unit = 0             # its first hidden unit
-    cdef Py_ssize_t units = layer.together // layer.gates * lanes
-    cdef Py_ssize_t row, some, vector, last, origin
-    cdef const matrix *following = &layer.x if with_input else &layer.h
+    cdef Py_ssize_t units = layer.units_together
+    cdef Py_ssize_t group = -layer.h.group if downwards else layer.h.group
+    cdef Py_ssize_t together = -layer.together if downwards else layer.together
+    cdef Py_ssize_t first = layer.last_together if downwards else 0      # vector of those worked on together
+    cdef Py_ssize_t unit = layer.last_unit if downwards else 0           # its first hidden unit
+    cdef Py_ssize_t last, row, some, vector, origin
     cdef const void *const *start
     cdef void *const *gates
     cell_rows.gates = <void *const *>rows.gates
@@ -119,15 +127,15 @@ cdef void step(
     cell_rows.c = <void *const *>rows.c
     cell_rows.h = <void *const *>rows.h
     cell_rows.y = <void *const *>rows.y
-    while first < layer.h.vectors:
-        last = min(layer.h.vectors, first + layer.together)
+    while 0 <= first < layer.h.vectors:
+        last = min(layer.last_group, first + layer.together - layer.h.group)
         origin = 0 if taped else first   # the vector that rows.gates begin with
         row = 0
         while row < count:
             some = min(<Py_ssize_t>ROWS_AT_ONCE, count - row)
             gates = <void *const *>(rows.gates + row)
-            vector = first
-            while vector < last:
+            vector = last if downwards else first
+            while first <= vector <= last:
                 start = <const void *const *>(rows.start + row)
                 if with_input:
                     product_of_group(
@@ -139,15 +147,15 @@ cdef void step(
                 product_of_group(
                     kernels, &layer.h, vector, some, <const void *const *>(rows.h_prev + row),
                     start, (vector - origin if with_input else vector) * lanes, gates, (vector - origin) * lanes,
-                    group_at(kernels, following, vector + layer.h.group),
+                    group_at(kernels, leading, vector + group),
                 )
-                vector += layer.h.group
+                vector += group
             layer.cell(
                 &cell_rows, row, some, (first - origin) * lanes, unit, min(units, layer.hidden_size - unit)
             )
             row += some
-        first = last
-        unit += units
+        first += together
+        unit += -units if downwards else units
 
 
 cdef struct strided:
@@ -265,7 +273,7 @@ cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) no
                     memcpy(at(&run.h, h_next, row), at(&run.h, h_slot, row), row_bytes)
                     if c_next != c_slot:
                         memcpy(at(&run.c, c_next, row), at(&run.c, c_slot, row), row_bytes)
-            step(&run.layer, rows, count, run.chunk == 0, run.taped)
+            step(&run.layer, rows, count, run.chunk == 0, run.taped, s & 1)
             s += 1
 
 

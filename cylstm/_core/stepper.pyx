@@ -232,7 +232,7 @@ cdef class Stepper:
                 rows[self.num_layers - 1].y[r] = y_data + r * self.row_bytes
             state = release(self.operations)
             for k in range(self.num_layers):
-                step(&self.layers[k], &rows[k], self.count, True, False)
+                step(&self.layers[k], &rows[k], self.count, True, False, self.slot)
             take_back(state)
             self.slot = 1 - self.slot
         finally:
