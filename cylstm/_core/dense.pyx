@@ -45,7 +45,7 @@ def dense_forward(PackedDense packed, x, y, activation):
                 x_rows[r] = x_data + (first + r) * x_bytes
             multiply(
                 kernels, &packed.weight, count, <const void *const *>x_rows, <const void *const *>start,
-                <void *const *>sums,
+                <void *const *>sums, False,
             )
             for r in range(count):
                 memcpy(y_data + (first + r) * y_bytes, sums[r], y_bytes)

@@ -11,6 +11,7 @@ cdef struct matrix:
     Py_ssize_t vectors
     Py_ssize_t panel      # vectors of one tile of many rows
     Py_ssize_t group      # vectors packed together; the last group may have fewer
+    Py_ssize_t last_group # first vector of the last group
     bint distant          # fetch what comes next to L2 while there is work
 
 
@@ -28,7 +29,7 @@ cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py
 
 cdef void multiply(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t rows,
-    const void *const *x, const void *const *start, void *const *out,
+    const void *const *x, const void *const *start, void *const *out, bint downwards,
 ) noexcept nogil
 
 

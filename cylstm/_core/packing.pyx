@@ -110,20 +110,22 @@ cdef void multiply(
     const void *const *x,        # (rows,) pointers to (depth,)              IN
     const void *const *start,    # (rows,) pointers to (vectors, lanes)      IN
     void *const *out,            # (rows,) pointers to (vectors, lanes)      OUT  may be start
+    bint downwards,              # from the last group to the first
 ) noexcept nogil:
     """out[r] = start[r] + x[r] W, for any number of rows."""
-    cdef Py_ssize_t vector = 0
+    cdef Py_ssize_t group = -weights.group if downwards else weights.group
+    cdef Py_ssize_t vector = weights.last_group if downwards else 0
     cdef Py_ssize_t row, offset
-    while vector < weights.vectors:
+    while 0 <= vector <= weights.last_group:
         offset = vector * kernels.lanes
         row = 0
         while row < rows:
             product_of_group(
                 kernels, weights, vector, min(<Py_ssize_t>ROWS_AT_ONCE, rows - row), x + row, start + row, offset,
-                out + row, offset, group_at(kernels, weights, vector + weights.group),
+                out + row, offset, group_at(kernels, weights, vector + group),
             )
             row += ROWS_AT_ONCE
-        vector += weights.group
+        vector += group
 
 
 cdef matrix new_matrix(
@@ -134,6 +136,7 @@ cdef matrix new_matrix(
     weights.vectors = vectors
     weights.panel = panel
     weights.group = 2 * panel if layer_bytes <= PAIRED_BYTES else panel
+    weights.last_group = (vectors - 1) // weights.group * weights.group
     weights.distant = layer_bytes >= DISTANT_BYTES
     array = aligned_empty((depth * vectors * kernels.lanes * kernels.itemsize,), np.uint8, zero=True)
     weights.data = <char *>cnp.PyArray_DATA(array)

@@ -17,8 +17,7 @@ cdef struct layer_description:
     Py_ssize_t hidden_size
     Py_ssize_t together         # vectors whose products are made before the cell turns them into h: whole groups
     Py_ssize_t units_together   # the hidden units of those
-    Py_ssize_t last_group       # first vector of the last group,
-    Py_ssize_t last_together    # of the last that are worked on together,
+    Py_ssize_t last_together    # first vector of the last that are worked on together,
     Py_ssize_t last_unit        # and the hidden unit of that
 
 

@@ -49,7 +49,6 @@ cdef layer_description describe(Weights weights, Py_ssize_t rows):
     )
     layer.together = layer.h.group * max(1, TOGETHER_BYTES // group_bytes)
     layer.units_together = layer.together // layer.gates * layer.kernels.lanes
-    layer.last_group = (layer.h.vectors - 1) // layer.h.group * layer.h.group
     layer.last_together = (layer.h.vectors - 1) // layer.together * layer.together
     layer.last_unit = layer.last_together // layer.gates * layer.kernels.lanes
     return layer
@@ -128,7 +127,7 @@ cdef void step(
     cell_rows.h = <void *const *>rows.h
     cell_rows.y = <void *const *>rows.y
     while 0 <= first < layer.h.vectors:
-        last = min(layer.last_group, first + layer.together - layer.h.group)
+        last = min(layer.h.last_group, first + layer.together - layer.h.group)
         origin = 0 if taped else first   # the vector that rows.gates begin with
         row = 0
         while row < count:
@@ -246,7 +245,7 @@ cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) no
                         total += 1
             multiply(
                 run.layer.kernels, &run.layer.x, total, <const void *const *>inputs.x,
-                <const void *const *>inputs.start, <void *const *>inputs.gates,
+                <const void *const *>inputs.start, <void *const *>inputs.gates, False,
             )
         total = 0
         while s < end:
@@ -426,7 +425,7 @@ cdef void backward_steps(backward_pass *run, Py_ssize_t last, Py_ssize_t first) 
         run.cell(&rows, 0, count, 0, 0, run.hidden_size)
         multiply(
             kernels, &run.h_transposed, count, <const void *const *>run.gates_rows,
-            <const void *const *>run.zeros, <void *const *>run.dh_rows,
+            <const void *const *>run.zeros, <void *const *>run.dh_rows, s & 1,
         )
 
 
