@@ -70,7 +70,7 @@ class Layer:
         self._arguments = arguments  # what repr shows and pickle keeps
         self._lock = threading.Lock()
         self._writer = None
-        self._store = Store(_Snapshot(arrays))
+        self._store = Store(_Snapshot(validation.parameters(arrays, shapes, dtype)))
 
     @property
     def parameters(self):
@@ -219,6 +219,10 @@ class LSTM(Layer):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
             dtype=dtype, rng=rng,
         )  # fmt: skip
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                "dropout acts between layers, so with num_layers=1 it has no effect", UserWarning, stacklevel=2
+            )
 
     def _build(
         self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
@@ -227,24 +231,23 @@ class LSTM(Layer):
         self.input_size = validation.size("input_size", input_size)
         self.hidden_size = validation.size("hidden_size", hidden_size)
         self.num_layers = validation.size("num_layers", num_layers)
-        if not (isinstance(bias, (bool, np.bool_)) or bias == "single"):
+        if not (isinstance(bias, (bool, np.bool_)) or (isinstance(bias, str) and bias == "single")):
             raise ValueError(f"bias is {bias!r}, expected True, False or 'single'")
-        self.bias = bias if bias == "single" else bool(bias)
+        self.bias = bias if isinstance(bias, str) else bool(bias)
         self.batch_first = validation.flag("batch_first", batch_first)
         self.dropout = validation.number("dropout", dropout, 0.0, 1.0)
         self.bidirectional = validation.flag("bidirectional", bidirectional)
         if validation.size("proj_size", proj_size, 0):
             raise ValueError(f"proj_size is {proj_size}, and projections are not supported yet: expected 0")
         dtype = validation.dtype_of(dtype)
-        if self.dropout and self.num_layers == 1:
-            warnings.warn(
-                "dropout acts between layers, so with num_layers=1 it has no effect", UserWarning, stacklevel=3
-            )
         self._directions = 2 if self.bidirectional else 1
+        width = self.input_size + self._directions * self.hidden_size
+        validation.memory(  # parameters, copies of them and their packed forms
+            "these parameters", ((self.num_layers, self._directions, 4 * self.hidden_size, width), 4 * dtype.itemsize)
+        )
         shapes = self._parameter_shapes()
-        validation.memory("these parameters", *((shape, 4 * dtype.itemsize) for shape in shapes.values()))
         if arrays is None:
-            rng = np.random.default_rng(rng)
+            rng = validation.generator(rng)
             bound = 1 / math.sqrt(self.hidden_size)
             arrays = {
                 name: initializers.uniform(rng, shape, dtype, bound) for name, shape in shapes.items()
@@ -460,10 +463,6 @@ class LSTM(Layer):
         >>> s.step(np.ones(3, np.float32)).shape
         (4,)
         """
-        if self.bidirectional:
-            raise ValueError("a bidirectional layer can not stream: its reverse direction begins at the last step")
-        if batch_size is not None:
-            batch_size = validation.size("batch_size", batch_size)
         return Stream(self, batch_size)
 
 
@@ -502,7 +501,9 @@ class Dense(Layer):
         self.in_features = validation.size("in_features", in_features)
         self.out_features = validation.size("out_features", out_features)
         self.bias = validation.flag("bias", bias)
-        if activation not in (None, "relu", "tanh", "sigmoid", "softmax"):
+        if activation is not None and not (
+            isinstance(activation, str) and activation in ("relu", "tanh", "sigmoid", "softmax")
+        ):
             raise ValueError(f"activation is {activation!r}, expected None, 'relu', 'tanh', 'sigmoid' or 'softmax'")
         self.activation = activation
         dtype = validation.dtype_of(dtype)
@@ -511,7 +512,7 @@ class Dense(Layer):
             shapes["bias"] = (self.out_features,)
         validation.memory("these parameters", *((shape, 4 * dtype.itemsize) for shape in shapes.values()))
         if arrays is None:
-            rng = np.random.default_rng(rng)
+            rng = validation.generator(rng)
             bound = 1 / math.sqrt(self.in_features)
             arrays = {name: initializers.uniform(rng, shape, dtype, bound) for name, shape in shapes.items()}
         options = {"bias": self.bias, "activation": self.activation, "dtype": dtype.name}
@@ -552,8 +553,10 @@ class Dense(Layer):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
         validation.memory("this pass", ((*x.shape[:-1], self.out_features), 2 * self.dtype.itemsize))
         snapshot = self._store.snapshot
-        rows = np.ascontiguousarray(x).reshape(-1, self.in_features) if x.size else x.reshape(
-            math.prod(x.shape[:-1]), self.in_features)  # fmt: skip
+        if not x.flags.c_contiguous or not x.flags.aligned:
+            validation.memory("a contiguous copy of x", (x.shape, x.itemsize))
+            x = np.array(x, order="C", copy=True)
+        rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
         y = np.empty((rows.shape[0], self.out_features), self.dtype)
         dense_forward(self._packed(snapshot), rows, y, self.activation)
         if tape is not None:
@@ -594,8 +597,7 @@ class Dense(Layer):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
         record = tape.look(self)
         dy = validation.gradient("dy", dy, self.dtype, record.shape)
-        dz = np.array(dy, order="C", copy=True).reshape(-1, self.out_features) if dy.size else dy.reshape(
-            record.inputs.shape[0], self.out_features)  # fmt: skip
+        dz = np.array(dy, order="C", copy=True).reshape(record.inputs.shape[0], self.out_features)
         from ._core import blas
 
         tape.spend()

@@ -48,13 +48,14 @@ class Stream(Stepper):
         x = validation.array("x", x, layer.dtype)
         single = self.batch_size is None
         rows = 1 if single else self.batch_size
-        words = f"(seq_len, input_size={layer.input_size})"
-        if not single:
+        if single and (x.ndim != 2 or x.shape[1] != layer.input_size):
+            raise ValueError(f"x has shape {x.shape}, expected (seq_len, input_size={layer.input_size})")
+        if not single and (x.ndim != 3 or x.shape[1:] != (rows, layer.input_size)):
             words = f"(seq_len, batch_size={rows}, input_size={layer.input_size})"
-        if single and x.ndim == 2:
-            x = x[:, None]
-        if x.ndim != 3 or (single and x.shape[1] != 1) or x.shape[1:] != (rows, layer.input_size):
             raise ValueError(f"x has shape {x.shape}, expected {words}")
+        x = validation.rows_contiguous("x", x)
+        if single:
+            x = x[:, None]
         validation.memory("this pass", ((x.shape[0], rows, layer.hidden_size), 2 * layer.dtype.itemsize))
         y = np.empty((x.shape[0], rows, layer.hidden_size), layer.dtype)
         self._enter()
@@ -67,11 +68,21 @@ class Stream(Stepper):
 
     @property
     def state(self):
-        """A copy of (h, c), each (num_layers, n, hidden_size), without n where batch_size is None."""
-        h, c = self._get()
-        if self.batch_size is None:
-            h, c = h[:, 0], c[:, 0]
-        return h.copy(), c.copy()
+        """A copy of (h, c), each (num_layers, n, hidden_size), without n where batch_size is None.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread is inside this stream.
+        """
+        self._enter()
+        try:
+            h, c = self._get()
+            if self.batch_size is None:
+                h, c = h[:, 0], c[:, 0]
+            return h.copy(), c.copy()
+        finally:
+            self._leave()
 
     def reset(self, state=None):
         """Set the state, to zeros if omitted.

@@ -18,9 +18,9 @@ def dtype_of(dtype):
     """float32 or float64, native, as an np.dtype."""
     try:
         found = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"dtype is {dtype!r}, expected 'float32' or 'float64'") from None
-    if found not in FLOATS:
+    if dtype is None or found not in FLOATS:  # np.dtype(None) is float64
         raise TypeError(f"dtype is {dtype!r}, expected 'float32' or 'float64' in native byte order")
     return found
 
@@ -46,14 +46,26 @@ def flag(name, value):
 
 def number(name, value, low, high, *, high_open=False):
     """A real number in [low, high], or [low, high) if ``high_open``."""
+    if isinstance(value, (str, bytes)):  # float("0.5") would pass
+        raise TypeError(f"{name} is {value!r}, expected a number")
     try:
         x = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}, expected a number") from None
+    except OverflowError:
+        x = math.inf
     inside = low <= x < high if high_open else low <= x <= high
     if not inside:
         raise ValueError(f"{name} is {value!r}, expected a number in [{low}, {high}{')' if high_open else ']'}")
     return x
+
+
+def generator(rng):
+    """A numpy Generator from None, a seed or a Generator."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng is {rng!r}, expected None, a seed or a numpy.random.Generator") from None
 
 
 def memory(what, *shapes_and_itemsizes):
@@ -68,11 +80,11 @@ def memory(what, *shapes_and_itemsizes):
     except (AttributeError, ValueError, OSError):
         available = sys.maxsize
     if needed > min(available, sys.maxsize):
-        raise MemoryError(f"{what} would need {needed / 1e9:,.1f} GB; this machine has {available / 1e9:,.1f} GB")
+        raise MemoryError(f"{what} would need {needed // 10**9:,} GB; this machine has {available // 10**9:,} GB")
 
 
 def array(name, value, dtype):
-    """A strict ndarray: of this dtype, native, aligned, its last axis contiguous (else a copy)."""
+    """A strict ndarray, of this dtype in native byte order."""
     if type(value) is not np.ndarray:
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, which is not supported: fill it (and use lengths=)")
@@ -84,9 +96,15 @@ def array(name, value, dtype):
     found = value.dtype
     if found is not dtype and (found != dtype or not found.isnative):
         raise TypeError(f"{name} is of dtype {found}, expected {dtype}: use {name}.astype('{dtype}')")
+    return value
+
+
+def rows_contiguous(name, value):
+    """The array as the core can read it: aligned, its last axis contiguous; a copy where it must be."""
     flags = value.flags
-    if flags.c_contiguous and flags.aligned or flags.aligned and value.strides[-1] == dtype.itemsize:
+    if flags.aligned and (flags.c_contiguous or value.strides[-1] == value.itemsize):
         return value
+    memory(f"a contiguous copy of {name}", (value.shape, value.itemsize))
     return np.array(value, order="C", copy=True)
 
 
@@ -99,9 +117,10 @@ def sequence(x, dtype, input_size, batch_first):
     """x as (T, B, I), and whether it came with a batch axis."""
     x = array("x", x, dtype)
     if x.ndim == 3 and x.shape[2] == input_size:
+        x = rows_contiguous("x", x)
         return (x.swapaxes(0, 1) if batch_first else x), True
     if x.ndim == 2 and x.shape[1] == input_size:
-        return x[:, None, :], False
+        return rows_contiguous("x", x)[:, None, :], False
     axes = "batch, seq_len" if batch_first else "seq_len, batch"
     raise ValueError(
         f"x has shape {x.shape}, expected ({axes}, input_size={input_size}) or (seq_len, input_size={input_size})"
@@ -112,8 +131,10 @@ def state_pair(name, value, dtype, expected, batched):
     """(h, c) of shape ``expected`` (L*D, B, H), or without B if not ``batched``; or None."""
     if value is None:
         return None, None
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
+    if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a tuple of two arrays (h, c)")
+    if len(value) != 2:
+        raise ValueError(f"{name} is a {type(value).__name__} of {len(value)}, expected a tuple of two arrays (h, c)")
     layers, batch, hidden = expected
     outer = expected if batched else (layers, hidden)
     words = (
@@ -125,7 +146,7 @@ def state_pair(name, value, dtype, expected, batched):
     for letter, part in zip("hc", value, strict=True):
         part = array(f"{name} {letter}", part, dtype)
         shape(f"{name} {letter}", part, outer, words)
-        pair.append(part.reshape(expected))
+        pair.append(rows_contiguous(f"{name} {letter}", part).reshape(expected))
     return pair
 
 
@@ -133,7 +154,10 @@ def lengths_array(lengths, batch, steps, batched):
     """B integers from 0 to T as intp; a single integer where x is unbatched; or None."""
     if lengths is None:
         return None
-    found = np.asarray(lengths)
+    try:
+        found = np.asarray(lengths)
+    except ValueError:
+        raise ValueError(f"lengths is {lengths!r}, expected integers, one per sequence") from None
     if found.dtype.kind not in "iu" and not (found.size == 0 and found.ndim == 1):
         raise TypeError(f"lengths is of dtype {found.dtype}, expected integers")
     if not batched and found.ndim == 0:
@@ -144,14 +168,14 @@ def lengths_array(lengths, batch, steps, batched):
     for row, length in enumerate(found.tolist()):
         if not 0 <= length <= steps:
             raise ValueError(f"lengths[{row}] is {length}, expected 0 to seq_len={steps}")
-    return np.ascontiguousarray(found, dtype=np.intp)
+    return np.array(found, dtype=np.intp)  # a copy: backward needs it, and the caller may change theirs
 
 
 def gradient(name, value, dtype, expected):
     """dy or a part of dstate, of exactly this shape."""
     value = array(name, value, dtype)
     shape(name, value, expected, f"{expected}, that of the output of forward")
-    return value
+    return rows_contiguous(name, value)
 
 
 def parameters(given, expected, dtype):
@@ -171,7 +195,10 @@ def parameters(given, expected, dtype):
 
 def _parameter(name, value, expected, dtype):
     """A new C-contiguous array of this shape and dtype."""
-    found = np.asarray(value)
+    try:
+        found = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"parameter {name} is not an array, expected one of shape {expected}") from None
     if found.dtype.kind != "f":
         raise TypeError(f"parameter {name} is of dtype {found.dtype}, expected a float dtype")
     shape(f"parameter {name}", found, expected, expected)
@@ -182,3 +209,14 @@ def _parameter(name, value, expected, dtype):
     if np.isinf(cast).sum() != np.isinf(found).sum():
         raise ValueError(f"parameter {name} has values too large for {dtype}")
     return cast
+
+
+def streamable(layer, batch_size):
+    """That a layer can be stepped; the number of rows."""
+    if not hasattr(layer, "num_layers"):
+        raise TypeError(f"layer is a {type(layer).__name__}, expected a recurrent layer such as cylstm.LSTM")
+    if layer.bidirectional:
+        raise ValueError("a bidirectional layer can not stream: its reverse direction begins at the last step")
+    rows = 1 if batch_size is None else size("batch_size", batch_size)
+    memory("this stream", ((rows, layer.num_layers, layer.hidden_size), 3 * layer.dtype.itemsize))
+    return rows

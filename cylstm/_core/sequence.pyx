@@ -180,6 +180,7 @@ cdef struct clock:
     # Step number s of the loop -> time t, and the slots of h and c before and after that step.
     Py_ssize_t steps
     bint reverse
+    bint taped
     Py_ssize_t h_slots
     Py_ssize_t c_slots
 
@@ -190,7 +191,7 @@ cdef inline Py_ssize_t time_of(const clock *now, Py_ssize_t s) noexcept nogil:
 
 cdef inline Py_ssize_t slot_before(const clock *now, Py_ssize_t s, Py_ssize_t slots) noexcept nogil:
     """A tape has steps + 1 slots in the order of time; otherwise one is used, or two take turns."""
-    if slots == now.steps + 1:
+    if now.taped:
         return now.steps - s if now.reverse else s
     return s & (slots - 1)
 
@@ -328,7 +329,7 @@ def forward(
     run.y = view(y)
     run.h = view(h)
     run.c = view(c)
-    run.taped = gates is not None
+    run.now.taped = run.taped = gates is not None
     if run.taped:
         run.gates = view(gates)
 
@@ -458,6 +459,7 @@ def backward(
     run.hidden_size = weights.hidden_size
     run.now.steps = steps
     run.now.reverse = reverse
+    run.now.taped = True
     run.now.h_slots = run.now.c_slots = steps + 1
     run.lengths = NULL if lengths is None else <Py_ssize_t *>cnp.PyArray_DATA(lengths)
     run.first_row = first_row

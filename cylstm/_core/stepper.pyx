@@ -62,11 +62,11 @@ cdef class Stepper:
     def __cinit__(self, layer, batch_size):
         cdef Py_ssize_t k
         cdef int slot
+        self.count = validation.streamable(layer, batch_size)
         self.layer = layer
-        self.batch_size = batch_size
+        self.batch_size = None if batch_size is None else self.count
         self.store = layer._store
         self.num_layers = layer.num_layers
-        self.count = 1 if batch_size is None else batch_size
         self.input_size = layer.input_size
         self.output_size = layer.hidden_size
         dtype = layer.dtype
@@ -74,7 +74,6 @@ cdef class Stepper:
         self.type_number = dtype.num
         self.row_bytes = layer.hidden_size * self.itemsize
         shape = (self.num_layers, self.count, layer.hidden_size)
-        validation.memory("this stream", (shape, 3 * self.itemsize))
         self.h = aligned_empty((2, *shape), dtype, zero=True)
         self.c = aligned_empty(shape, dtype, zero=True)
         self.layers = <layer_description *>calloc(self.num_layers, sizeof(layer_description))
@@ -164,7 +163,8 @@ cdef class Stepper:
         if self.batch_size is not None:
             wanted = f"(batch_size={self.count}, input_size={self.input_size})"
         validation.shape("x", x, expected, wanted)
-        return np.ascontiguousarray(x)
+        validation.memory("a contiguous copy of x", (x.shape, x.itemsize))
+        return np.array(x, order="C", copy=True)
 
     def _check_output(self, out):
         """The error for an out that does not fit."""
