@@ -427,6 +427,8 @@ class LSTM(Layer):
         dh_n, dc_n = validation.state_pair("dstate", dstate, self.dtype, states, record.batched)
         weights = self._packed(record.snapshot)
         dropout = self.dropout if tape.training else 0.0
+        from ._core import blas  # noqa: F401  where SciPy is missing, say so before the tape is spent
+
         tape.spend()
         dx, (dh_0, dc_0), products = stack.backward(
             weights, self._directions, record, dy, dh_n, dc_n, tape.seed, dropout

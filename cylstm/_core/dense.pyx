@@ -2,12 +2,14 @@
 """Dense forward over rows, and the derivative of its activation."""
 
 cimport numpy as cnp
+from cpython.pystate cimport PyThreadState
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from cylstm._core.dispatch cimport activation_backward_of, activation_of, table_of
 from cylstm._core.kernels cimport activation_backward_function, activation_function, kernel_table
 from cylstm._core.packing cimport ROWS_AT_ONCE, PackedDense, multiply
+from cylstm._core.sequence cimport interrupted, release, rows_per_part, take_back
 
 cnp.import_array()
 
@@ -31,27 +33,36 @@ def dense_forward(PackedDense packed, x, y, activation):
     cdef char *y_data = <char *>cnp.PyArray_DATA(y)
     cdef char *memory = <char *>malloc(ROWS_AT_ONCE * sums_bytes + ALIGNMENT)
     cdef char *scratch = memory + (-<Py_ssize_t>memory & (ALIGNMENT - 1))
-    cdef Py_ssize_t first, count, r
+    cdef Py_ssize_t operations = packed.weight.vectors * kernels.lanes * (packed.weight.depth + 8) + 1   # of a row
+    cdef Py_ssize_t part = rows_per_part(operations)
+    cdef Py_ssize_t first = 0
+    cdef Py_ssize_t count, last, r
+    cdef PyThreadState *state
     if memory == NULL:
         raise MemoryError
-    with nogil:
-        for r in range(ROWS_AT_ONCE):
-            start[r] = packed.bias
-            sums[r] = scratch + r * sums_bytes
-        first = 0
+    for r in range(ROWS_AT_ONCE):
+        start[r] = packed.bias
+        sums[r] = scratch + r * sums_bytes
+    try:
         while first < rows:
-            count = min(<Py_ssize_t>ROWS_AT_ONCE, rows - first)
-            for r in range(count):
-                x_rows[r] = x_data + (first + r) * x_bytes
-            multiply(
-                kernels, &packed.weight, count, <const void *const *>x_rows, <const void *const *>start,
-                <void *const *>sums, False,
-            )
-            for r in range(count):
-                memcpy(y_data + (first + r) * y_bytes, sums[r], y_bytes)
-                if function != NULL:
-                    function(outputs, y_data + (first + r) * y_bytes)
-            first += count
+            last = min(rows, first + part)
+            state = release(operations * (last - first))
+            while first < last:
+                count = min(<Py_ssize_t>ROWS_AT_ONCE, last - first)
+                for r in range(count):
+                    x_rows[r] = x_data + (first + r) * x_bytes
+                multiply(
+                    kernels, &packed.weight, count, <const void *const *>x_rows, <const void *const *>start,
+                    <void *const *>sums, False,
+                )
+                for r in range(count):
+                    memcpy(y_data + (first + r) * y_bytes, sums[r], y_bytes)
+                    if function != NULL:
+                        function(outputs, y_data + (first + r) * y_bytes)
+                first += count
+            take_back(state)
+            interrupted(None)
+    finally:
         free(memory)
 
 

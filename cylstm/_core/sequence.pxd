@@ -6,6 +6,10 @@ from cylstm._core.kernels cimport forward_function, kernel_table
 from cylstm._core.packing cimport Weights, matrix
 
 
+cdef class Cancellation:
+    cdef bint requested
+
+
 cdef struct layer_description:
     # What a step needs besides rows: all that differs between cells is here, set before the time loop.
     const kernel_table *kernels
@@ -36,6 +40,7 @@ cdef struct step_rows:
 cdef layer_description describe(Weights weights, Py_ssize_t rows)
 cdef Py_ssize_t scratch_bytes(const layer_description *layer, Py_ssize_t rows) noexcept nogil
 cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil
+cdef step_rows from_row(const step_rows *rows, Py_ssize_t row) noexcept nogil
 cdef void free_rows(step_rows *rows) noexcept nogil
 cdef void scratch_gates(
     const layer_description *layer, step_rows *rows, Py_ssize_t count, char *scratch) noexcept nogil
@@ -45,3 +50,6 @@ cdef void step(
 ) noexcept nogil
 cdef PyThreadState *release(Py_ssize_t operations) noexcept
 cdef void take_back(PyThreadState *state) noexcept
+cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept
+cdef bint interrupted(Cancellation cancellation) except -1
+

@@ -28,8 +28,6 @@ cdef enum:
 cdef class Cancellation:
     """A flag shared by the parts of one call: set, they stop at the next quantum of steps."""
 
-    cdef bint requested
-
     def request(self):
         self.requested = True
 
@@ -69,6 +67,20 @@ cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil:
     rows.h = memory + 6 * capacity
     rows.y = memory + 7 * capacity
     return 0
+
+
+cdef step_rows from_row(const step_rows *rows, Py_ssize_t row) noexcept nogil:
+    """The same arrays from that row on."""
+    cdef step_rows part
+    part.x = rows.x + row
+    part.h_prev = rows.h_prev + row
+    part.start = rows.start + row
+    part.gates = rows.gates + row
+    part.c_prev = rows.c_prev + row
+    part.c = rows.c + row
+    part.h = rows.h + row
+    part.y = rows.y + row
+    return part
 
 
 cdef void free_rows(step_rows *rows) noexcept nogil:
@@ -292,6 +304,11 @@ cdef Py_ssize_t operations_per_step(Py_ssize_t rows, const matrix *x, const matr
     return rows * h.vectors * lanes * (x.depth + h.depth + 32) + 1
 
 
+cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept:
+    """Rows are independent through all of time, so a batch of which one step would take too long goes in parts."""
+    return max(ROWS_AT_ONCE, QUANTUM_OPERATIONS // operations_of_a_row)
+
+
 def forward(
     Weights weights,
     x,                 # (T, B, I)                     IN
@@ -309,14 +326,28 @@ def forward(
 
     The final state is in slot T % slots of h and c; with a tape and in reverse, in slot 0.
     """
+    cdef Py_ssize_t part = rows_per_part(operations_per_step(1, &weights.x, &weights.h, weights.lanes))
+    while first_row < last_row:
+        if not forward_part(
+            weights, x, y, h, c, gates, lengths, reverse, first_row, min(last_row, first_row + part), cancellation
+        ):
+            return
+        first_row += part
+
+
+cdef bint forward_part(
+    Weights weights, x, y, h, c, gates, lengths, bint reverse, Py_ssize_t first_row, Py_ssize_t last_row,
+    Cancellation cancellation,
+) except -1:
+    """As :func:`forward`; False: cancelled."""
     cdef forward_pass run
     cdef Py_ssize_t rows = last_row - first_row
     cdef Py_ssize_t steps = cnp.PyArray_DIM(x, 0)
     cdef Py_ssize_t s, end, operations, quantum, input_bytes, scratch
     cdef PyThreadState *state
     cdef char *memory
-    if steps == 0 or rows <= 0:
-        return
+    if steps == 0:
+        return True
     run.layer = describe(weights, rows)
     run.now.steps = steps
     run.now.reverse = reverse
@@ -360,14 +391,19 @@ def forward(
             forward_steps(&run, s, end)
             take_back(state)
             s = end
-            if s < steps:
-                PyErr_CheckSignals()
-                if cancellation is not None and cancellation.requested:
-                    return
+            if interrupted(cancellation):
+                return False
     finally:
         free_rows(&run.rows)
         free_rows(&run.inputs)
         free(memory)
+    return True
+
+
+cdef bint interrupted(Cancellation cancellation) except -1:
+    """Raises KeyboardInterrupt on Ctrl-C (in the main thread); True where another part of the call was."""
+    PyErr_CheckSignals()
+    return cancellation is not None and cancellation.requested
 
 
 cdef struct backward_pass:
@@ -444,15 +480,29 @@ def backward(
     Cancellation cancellation,
 ):
     """Back through all of time; ``reverse`` is that of the forward pass. What is left is products: dweight, dx."""
+    cdef Py_ssize_t part = rows_per_part(2 * operations_per_step(1, &weights.x, &weights.h, weights.lanes))
+    weights.prepare_backward()
+    while first_row < last_row:
+        if not backward_part(
+            weights, gates, c, dy, dh, dc, lengths, reverse, first_row, min(last_row, first_row + part), cancellation
+        ):
+            return
+        first_row += part
+
+
+cdef bint backward_part(
+    Weights weights, gates, c, dy, dh, dc, lengths, bint reverse, Py_ssize_t first_row, Py_ssize_t last_row,
+    Cancellation cancellation,
+) except -1:
+    """As :func:`backward`; False: cancelled."""
     cdef backward_pass run
     cdef Py_ssize_t rows = last_row - first_row
     cdef Py_ssize_t steps = cnp.PyArray_DIM(gates, 0)
     cdef Py_ssize_t s, start, operations, quantum, r, zero_bytes
     cdef PyThreadState *state
     cdef void **memory
-    if steps == 0 or rows <= 0:
-        return
-    weights.prepare_backward()
+    if steps == 0:
+        return True
     run.kernels = weights.kernels
     run.cell = weights.kernels.lstm_backward
     run.h_transposed = weights.h_transposed
@@ -496,9 +546,8 @@ def backward(
             backward_steps(&run, s, start)
             take_back(state)
             s = start
-            if s > 0:
-                PyErr_CheckSignals()
-                if cancellation is not None and cancellation.requested:
-                    return
+            if interrupted(cancellation):
+                return False
     finally:
         free(memory)
+    return True

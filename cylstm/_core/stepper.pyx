@@ -16,8 +16,11 @@ from cylstm._core.sequence cimport (
     allocate_rows,
     describe,
     free_rows,
+    from_row,
+    interrupted,
     layer_description,
     release,
+    rows_per_part,
     scratch_bytes,
     scratch_gates,
     step,
@@ -35,7 +38,8 @@ cdef extern from "atomic.h" nogil:
 cdef class Stepper:
     """A layer, a batch size, and the state between steps.
 
-    h is kept twice: a step reads one slot and writes the other, so that all blocks see the old state.
+    The state is kept twice: a step reads one slot and writes the other, so that all blocks see the old h, and a step that
+    Ctrl-C ends has changed nothing.
     """
 
     cdef readonly object layer
@@ -46,14 +50,15 @@ cdef class Stepper:
     cdef layer_description *layers      # (num_layers,)
     cdef step_rows *rows                # (2 slots, num_layers)
     cdef object h                       # (2, num_layers, rows, H)
-    cdef object c                       # (num_layers, rows, H)
+    cdef object c                       # (2, num_layers, rows, H)
     cdef object scratch
     cdef Py_ssize_t num_layers
     cdef Py_ssize_t count               # rows
     cdef Py_ssize_t input_size
     cdef Py_ssize_t output_size
     cdef Py_ssize_t row_bytes
-    cdef Py_ssize_t operations
+    cdef Py_ssize_t operations          # multiply-adds of one row in one step
+    cdef Py_ssize_t part                # rows between two looks for Ctrl-C
     cdef int type_number
     cdef int itemsize
     cdef int slot                       # of the current h
@@ -75,7 +80,7 @@ cdef class Stepper:
         self.row_bytes = layer.hidden_size * self.itemsize
         shape = (self.num_layers, self.count, layer.hidden_size)
         self.h = aligned_empty((2, *shape), dtype, zero=True)
-        self.c = aligned_empty(shape, dtype, zero=True)
+        self.c = aligned_empty((2, *shape), dtype, zero=True)
         self.layers = <layer_description *>calloc(self.num_layers, sizeof(layer_description))
         self.rows = <step_rows *>calloc(2 * self.num_layers, sizeof(step_rows))
         if self.layers == NULL or self.rows == NULL:
@@ -105,8 +110,8 @@ cdef class Stepper:
             row = (k * self.count + r) * self.row_bytes
             rows.h_prev[r] = h + slot * slot_bytes + row
             rows.h[r] = h + (1 - slot) * slot_bytes + row
-            rows.c_prev[r] = c + row
-            rows.c[r] = c + row
+            rows.c_prev[r] = c + slot * slot_bytes + row
+            rows.c[r] = c + (1 - slot) * slot_bytes + row
             # Layer k + 1 reads the new h of layer k; only the first x and the last y come from the caller.
             rows.y[r] = rows.h[r]
             rows.x[r] = NULL if k == 0 else h + (1 - slot) * slot_bytes + row - self.count * self.row_bytes
@@ -122,8 +127,9 @@ cdef class Stepper:
         for k in range(self.num_layers):
             packed = weights[k]
             self.layers[k] = describe(packed, self.count)
-            self.operations += self.count * packed.operations
+            self.operations += packed.operations
             most = max(most, scratch_bytes(&self.layers[k], self.count))
+        self.part = rows_per_part(self.operations)
         self.scratch = aligned_empty((most,), np.uint8)
         for slot in range(2):
             for k in range(self.num_layers):
@@ -202,7 +208,8 @@ cdef class Stepper:
         cdef char *y_data
         cdef PyThreadState *state
         cdef step_rows *rows
-        cdef Py_ssize_t r, k
+        cdef step_rows part
+        cdef Py_ssize_t r, k, row, some
         if not self._fits(x, self.input_size):
             x = self._checked_input(x)
         x_data = <char *>cnp.PyArray_DATA(x)
@@ -230,10 +237,17 @@ cdef class Stepper:
             for r in range(self.count):
                 rows[0].x[r] = x_data + r * self.input_size * self.itemsize
                 rows[self.num_layers - 1].y[r] = y_data + r * self.row_bytes
-            state = release(self.operations)
-            for k in range(self.num_layers):
-                step(&self.layers[k], &rows[k], self.count, True, False, self.slot)
-            take_back(state)
+            row = 0
+            while row < self.count:  # in parts that can be interrupted; all of them but for huge batches
+                some = min(self.count - row, self.part)
+                state = release(self.operations * some)
+                for k in range(self.num_layers):
+                    part = from_row(&rows[k], row)
+                    step(&self.layers[k], &part, some, True, False, self.slot)
+                take_back(state)
+                row += some
+                if row < self.count:
+                    interrupted(None)
             self.slot = 1 - self.slot
         finally:
             flag_drop(&self.busy)
@@ -249,9 +263,9 @@ cdef class Stepper:
 
     def _get(self):
         """(h, c): views of the current state, (num_layers, n, H)."""
-        return self.h[self.slot], self.c
+        return self.h[self.slot], self.c[self.slot]
 
     def _set(self, h, c):
         """Copy arrays, or 0, into the current state."""
         self.h[self.slot] = h
-        self.c[...] = c
+        self.c[self.slot] = c
