@@ -93,7 +93,10 @@ cdef void product_of_group(
                 product.next = next_line
                 product.next_step = LINE_BYTES if next_line < next_end else 0
                 next_line += product.next_step * product.depth
-                kernels.tile(count, min(tile_width, width - v), &product)
+                if rows == 1 and weights.any_order:
+                    kernels.sum_row(width, &product)
+                else:
+                    kernels.tile(count, min(tile_width, width - v), &product)
                 v += tile_width
             product.x += count
             product.start += count
@@ -135,6 +138,7 @@ cdef matrix new_matrix(
     weights.depth = depth
     weights.vectors = vectors
     weights.panel = panel
+    weights.any_order = False
     weights.group = 2 * panel if layer_bytes <= PAIRED_BYTES else panel
     weights.last_group = (vectors - 1) // weights.group * weights.group
     weights.distant = layer_bytes >= DISTANT_BYTES
@@ -214,7 +218,9 @@ cdef class Weights:
         cdef const char *data = <const char *>cnp.PyArray_DATA(self.weight_hh)
         cdef char *out
         cdef Py_ssize_t depth = self.blocks * self.gates * lanes
-        cdef matrix to = new_matrix(kernels, depth, vectors, 4, depth * vectors * lanes * kernels.itemsize, self.memory)
+        cdef Py_ssize_t size = depth * vectors * lanes * kernels.itemsize
+        cdef matrix to = new_matrix(kernels, depth, vectors, 4, max(size, PAIRED_BYTES + 1), self.memory)
+        to.any_order = depth % 8 == 0
         for vector in range(vectors):
             for block in range(self.blocks):
                 for gate in range(self.gates):

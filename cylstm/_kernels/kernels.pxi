@@ -73,6 +73,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t lanes
         Py_ssize_t tile_rows
         void (*tile)(Py_ssize_t, Py_ssize_t, const tile_product *) noexcept nogil
+        void (*sum_row)(Py_ssize_t, const tile_product *) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
         void (*lstm_forward)(const forward_rows *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                              Py_ssize_t) noexcept nogil
@@ -384,6 +385,41 @@ cdef void tile(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product)
             tile_body(6, 4, product)
 
 
+cdef inline void sum_row_body(const int vectors, const int chains, const tile_product *product) noexcept nogil:
+    """One row, each sum in ``chains`` parts, so that additions need not wait for each other. depth % chains == 0."""
+    cdef vreal[8] sums
+    cdef vreal x_k
+    cdef Py_ssize_t k
+    cdef int j, v
+    cdef const real *x = product.x[0] + product.x_offset
+    cdef const real *weights = product.weights
+    for j in range(chains * vectors):
+        sums[j] = v_set1(<real>0)
+    for k in range(product.depth // chains):
+        for j in range(chains):
+            x_k = v_set1(x[j])
+            for v in range(vectors):
+                sums[j * vectors + v] = v_accumulate(sums[j * vectors + v], x_k, v_load(weights + v * LANES))
+            weights += product.weights_step
+        x += chains
+    for v in range(vectors):
+        for j in range(1, chains):
+            sums[v] = sums[v] + sums[j * vectors + v]
+        sums[v] = sums[v] + v_load(product.start[0] + product.start_offset + v * LANES)
+    v_store_all(product.out[0] + product.out_offset, sums, vectors)
+
+
+cdef void sum_row(Py_ssize_t vectors, const tile_product *product) noexcept nogil:
+    if vectors == 1:
+        sum_row_body(1, 8, product)
+    elif vectors == 2:
+        sum_row_body(2, 4, product)
+    elif vectors == 3:
+        sum_row_body(3, 2, product)
+    elif vectors == 4:
+        sum_row_body(4, 2, product)
+
+
 cdef void pack(
     Py_ssize_t depth,
     Py_ssize_t units,        # valid lanes
@@ -514,6 +550,7 @@ functions.itemsize = sizeof(real)
 functions.lanes = LANES
 functions.tile_rows = TILE_ROWS
 functions.tile = &tile
+functions.sum_row = &sum_row
 functions.pack = &pack
 functions.lstm_forward = &lstm_forward
 functions.lstm_backward = &lstm_backward

@@ -67,6 +67,8 @@ typedef struct {
     Py_ssize_t tile_rows;           /* rows of the largest tile */
     /* rows <= tile_rows with vectors <= 4, and rows = 1 with vectors <= 8 */
     void (*tile)(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product);
+    /* tile for one row, vectors <= 4 and a depth that 8 divides, in whatever order is fastest: for backward alone. */
+    void (*sum_row)(Py_ssize_t vectors, const tile_product *product);
     /* One vector of weights for every k: out[k * out_step + lane] = from[lane * lane_step + k * k_step] for
      * lane < units, and 0 up to LANES. */
     void (*pack)(Py_ssize_t depth, Py_ssize_t units, const real *from, Py_ssize_t lane_step, Py_ssize_t k_step,
