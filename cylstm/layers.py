@@ -2,8 +2,10 @@
 
 import copy
 import math
+import os
 import threading
 import warnings
+import weakref
 from types import MappingProxyType
 
 import numpy as np
@@ -36,6 +38,20 @@ def _frozen(array):
     return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
 
 
+_layers = weakref.WeakSet()
+
+
+def _new_locks():
+    """In a forked child: a thread of the parent that held a lock is not there to give it back."""
+    for layer in list(_layers):
+        layer._lock = threading.Lock()
+        layer._writer = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_locks)
+
+
 class _Writer:
     """The context manager of ``writable()``: copies out, the validated whole back in."""
 
@@ -46,7 +62,8 @@ class _Writer:
         layer = self._layer
         if layer._writer == threading.get_ident():
             raise RuntimeError("this thread is already inside writable() of this layer")
-        layer._lock.acquire()
+        self._lock = layer._lock
+        self._lock.acquire()
         layer._writer = threading.get_ident()
         self._copies = {name: value.copy() for name, value in layer.parameters.items()}
         return self._copies
@@ -58,7 +75,7 @@ class _Writer:
                 layer._replace(self._copies)
         finally:
             layer._writer = None
-            layer._lock.release()
+            self._lock.release()
 
 
 class Layer:
@@ -70,6 +87,7 @@ class Layer:
         self._arguments = arguments  # what repr shows and pickle keeps
         self._lock = threading.Lock()
         self._writer = None
+        _layers.add(self)
         self._store = Store(_Snapshot(validation.parameters(arrays, shapes, dtype)))
 
     @property
@@ -313,8 +331,7 @@ class LSTM(Layer):
             sequence outputs zeros, its final state is that of its last valid step, the reverse direction begins
             there, and what x holds reaches nothing.
         tape : Tape, optional
-            Filled with what :meth:`backward` needs, and makes this a training forward. It refers to ``x``: leave
-            ``x`` alone until backward has run.
+            Filled with what :meth:`backward` needs, and makes this a training forward. It keeps a copy of ``x``.
 
         Returns
         -------
@@ -348,8 +365,11 @@ class LSTM(Layer):
         if tape is not None and not isinstance(tape, Tape):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
         width = self._directions * self.hidden_size
-        copies = 1 if tape is None else 8 * self.num_layers
-        validation.memory("this pass", ((steps, batch, width), copies * self.dtype.itemsize))
+        # y and, between two layers, two outputs; on a tape gates (16 units at least), c, and x | h | 1 of each layer.
+        values = width * min(self.num_layers, 3)
+        if tape is not None:
+            values += self.num_layers * self._directions * (6 * max(self.hidden_size, 16) + self.input_size + width)
+        validation.memory("this pass", ((steps, batch, values), self.dtype.itemsize))
         if self.batch_first and batched:
             out = np.empty((batch, steps, width), self.dtype)
             y = out.swapaxes(0, 1)
@@ -456,7 +476,7 @@ class LSTM(Layer):
         Raises
         ------
         ValueError
-            If the layer is bidirectional, or ``batch_size`` less than 1.
+            If the layer is bidirectional, or ``batch_size`` negative.
 
         Examples
         --------
@@ -568,7 +588,7 @@ class Dense(Layer):
             record.snapshot = snapshot
             record.shape = (*x.shape[:-1], self.out_features)
             record.inputs = rows
-            record.h = y.copy()
+            record.outputs = y.copy()
             tape.keep(record)
         return y.reshape(*x.shape[:-1], self.out_features)
 
@@ -603,7 +623,7 @@ class Dense(Layer):
         from ._core import blas
 
         tape.spend()
-        dense_backward(self.dtype, record.h, dz, self.activation)
+        dense_backward(self.dtype, record.outputs, dz, self.activation)
         weight = record.snapshot.arrays["weight"]
         dx = np.empty(record.inputs.shape, self.dtype)
         dweight = np.empty(weight.shape, self.dtype)

@@ -21,7 +21,7 @@ SLICE_ROWS = 4
 class Record:
     """What a forward leaves on a tape for :func:`backward`, besides the tape's own buffers."""
 
-    __slots__ = ("batched", "c", "call", "gates", "h", "inputs", "layer", "lengths", "shape", "snapshot")
+    __slots__ = ("batched", "c", "call", "gates", "inputs", "layer", "lengths", "outputs", "rows", "shape", "snapshot")
 
 
 def _slices(batch, directions):
@@ -91,48 +91,58 @@ def forward_on_tape(weights, num_directions, x, y, h_0, c_0, lengths, tape, drop
     record.shape = (steps, batch)
     record.lengths = lengths
     record.call = tape.calls
-    record.inputs = []
+    record.rows = []
     record.gates = []
-    record.h = []
     record.c = []
     h_n = np.empty((len(weights), batch, hidden_size), dtype)
     c_n = np.empty((len(weights), batch, hidden_size), dtype)
-    if lengths is not None:
-        x = _without_padding(x, lengths, tape.buffer(("input", 0), x.shape, dtype))
     for first in range(0, len(weights), num_directions):
         last = first + num_directions
         layer = first // num_directions
         out = y
         if last != len(weights):
-            out = tape.buffer(("output", layer), (steps, batch, num_directions * hidden_size), dtype)
+            out = tape.buffer(("y", layer), (steps, batch, num_directions * hidden_size), dtype)
         if lengths is not None:
             out[...] = 0
         arguments = []
+        states = []
         for k in range(first, last):
             packed = weights[k]
             reverse = k > first
+            before, after = (steps, 0) if reverse else (0, steps)
+            width = packed.input_size
             gates = tape.buffer(
                 ("gates", layer, reverse), (steps, batch, packed.blocks, packed.gates, packed.lanes), dtype
             )
-            h = tape.buffer(("h", layer, reverse), (steps + 1, batch, hidden_size), dtype)
             c = tape.buffer(("c", layer, reverse), (steps + 1, batch, hidden_size), dtype)
-            before = steps if reverse else 0
+            slots = tape.buffer(("rows", layer, reverse), (steps + 1, batch, width + hidden_size + 1), dtype)
+            rows = slots[1:] if reverse else slots[:steps]
+            rows[:, :, :width] = x
+            rows[:, :, width + hidden_size] = 1
+            if lengths is not None:
+                _clear_padding(rows[:, :, :width], lengths)
+            h = slots[:, :, width : width + hidden_size]
             h[before] = 0 if h_0 is None else h_0[k]
             c[before] = 0 if c_0 is None else c_0[k]
             arguments.append((x, _half(out, reverse, num_directions), h, c, gates, lengths, reverse))
+            states.append((h[after], c[after]))
+            record.rows.append(rows)
             record.gates.append(gates)
-            record.h.append(h)
             record.c.append(c)
         _run(sequence.forward, weights[first:last], steps, batch, arguments)
-        for k in range(first, last):
-            after = 0 if k > first else steps
-            h_n[k] = record.h[k][after]
-            c_n[k] = record.c[k][after]
-        record.inputs.append(x)
+        for k, (h, c) in enumerate(states, first):
+            h_n[k] = h
+            c_n[k] = c
         if dropout and last != len(weights):
             _drop(out, tape.seed, record.call, layer, dropout)
         x = out
     return (h_n, c_n), record
+
+
+def _clear_padding(x, lengths):
+    """Zeros past each length: a product with a zero gradient must not meet a NaN."""
+    for row, length in enumerate(lengths.tolist()):
+        x[length:, row] = 0
 
 
 def _drop(array, seed, call, layer, p):
@@ -140,14 +150,6 @@ def _drop(array, seed, call, layer, p):
     from ._core import noise
 
     noise.drop(array, seed, call, layer, p)
-
-
-def _without_padding(x, lengths, out):
-    """x with zeros past each length: a product with a zero gradient must not meet a NaN."""
-    out[...] = x
-    for row, length in enumerate(lengths.tolist()):
-        out[length:, row] = 0
-    return out
 
 
 def backward(weights, num_directions, record, dy, dh_n, dc_n, seed, dropout):
@@ -163,7 +165,6 @@ def backward(weights, num_directions, record, dy, dh_n, dc_n, seed, dropout):
     dh_0 = np.empty((len(weights), batch, hidden_size), dtype)
     dc_0 = np.empty((len(weights), batch, hidden_size), dtype)
     products = [None] * len(weights)
-    ones = np.ones((1, steps * batch), dtype)
     for first in range(len(weights) - num_directions, -1, -num_directions):
         last = first + num_directions
         if dy is None:
@@ -185,30 +186,23 @@ def backward(weights, num_directions, record, dy, dh_n, dc_n, seed, dropout):
             )  # fmt: skip
         _run(sequence.backward, weights[first:last], steps, batch, arguments)
 
-        # dweight_ih = dgates^T x,  dweight_hh = dgates^T h_prev,  dbias = sum dgates,  dx = dgates W_ih
-        x = np.ascontiguousarray(record.inputs[first // num_directions])
-        x = x.reshape(steps * batch, x.shape[2])
-        dx = np.empty((steps, batch, x.shape[1]), dtype)
+        # (dweight_ih | dweight_hh | dbias) = dgates^T (x | h_prev | 1),  dx = dgates W_ih
+        dx = np.empty((steps, batch, weights[first].input_size), dtype)
         for k in range(first, last):
             packed = weights[k]
+            width = packed.input_size
             dh_0[k] = states[k - first][0, :, :hidden_size]
             dc_0[k] = states[k - first][1, :, :hidden_size]
             dgates = record.gates[k].reshape(steps * batch, packed.blocks * packed.gates * packed.lanes)
-            h_prev = record.h[k][1:] if k > first else record.h[k][:steps]
-            h_prev = h_prev.reshape(steps * batch, hidden_size)
-            rows = dgates.shape[1]
-            dweight_ih = np.empty((rows, x.shape[1]), dtype)
-            dweight_hh = np.empty((rows, hidden_size), dtype)
-            dbias = np.empty((1, rows), dtype)
-            blas.matmul(dgates, x, dweight_ih, transpose_a=True)
-            blas.matmul(dgates, h_prev, dweight_hh, transpose_a=True)
-            blas.matmul(ones, dgates, dbias)
-            blas.matmul(dgates, packed.interleaved_ih, dx.reshape(x.shape), add=k > first)
+            rows = record.rows[k].reshape(steps * batch, width + hidden_size + 1)
+            dweight = np.empty((dgates.shape[1], rows.shape[1]), dtype)
+            blas.matmul(dgates, rows, dweight, transpose_a=True)
             products[k] = (
-                packed.deinterleave(dweight_ih),
-                packed.deinterleave(dweight_hh),
-                packed.deinterleave(dbias.reshape(rows, 1)).reshape(-1),
+                packed.deinterleave(dweight, 0, width),
+                packed.deinterleave(dweight, width, width + hidden_size),
+                packed.deinterleave(dweight, width + hidden_size, width + hidden_size + 1).reshape(-1),
             )
+            _run(sequence.input_gradient, [packed], steps, batch, [(record.gates[k], dx, k > first)])
         if dropout and first:
             _drop(dx, seed, record.call, first // num_directions - 1, dropout)
         dy = dx

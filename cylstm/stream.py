@@ -1,9 +1,13 @@
 """Stream: a layer one step at a time. Thin over the compiled stepper, which holds the state and does the steps."""
 
+import copy
+
 import numpy as np
 
 from . import stack, validation
 from ._core.stepper import Stepper
+
+PICKLE_VERSION = 1
 
 
 class Stream(Stepper):
@@ -111,12 +115,16 @@ class Stream(Stepper):
     __copy__ = copy
 
     def __reduce__(self):
-        return _rebuild, (type(self), self.layer, self.batch_size, self.state)
+        return _unpickled, (PICKLE_VERSION, type(self), self.layer, self.batch_size, self.state)
 
     def __deepcopy__(self, memo):
-        import copy
-
         return _rebuild(type(self), copy.deepcopy(self.layer, memo), self.batch_size, self.state)
+
+
+def _unpickled(version, *arguments):
+    if version != PICKLE_VERSION:
+        raise ValueError(f"this stream was pickled with version {version}, expected {PICKLE_VERSION}")
+    return _rebuild(*arguments)
 
 
 def _rebuild(kind, layer, batch_size, state):

@@ -2,11 +2,12 @@
 
 The buffers of a tape, in this one place (T steps, B rows, H hidden units, D directions; blocks * lanes >= H):
 
-    ("input", layer)             (T, B, I)                      the layer's x, zero past a length (with lengths only)
-    ("output", layer)            (T, B, D*H)                    y of each layer but the last, after dropout
+    ("rows", layer, direction)   (T + 1, B, I + H + 1)          x_t | h before it | 1: dweight and dbias are one product
     ("gates", layer, direction)  (T, B, blocks, gates, lanes)   activations; backward turns them into dgates
-    ("h", layer, direction)      (T + 1, B, H)                  slot t: before step t; in reverse after it
-    ("c", layer, direction)      (T + 1, B, H)                  likewise
+    ("c", layer, direction)      (T + 1, B, H)                  slot t: before step t; in reverse after it
+    ("y", layer)                 (T, B, D*H)                    output of each layer but the last
+
+The h of ``rows`` has slots as c has; x_t stands beside the h that step t begins with, in slot t, in reverse t + 1.
 
 Knows the buffers; knows no layer and does no arithmetic but the sum and the multiple of Gradients.
 """

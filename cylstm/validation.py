@@ -195,6 +195,8 @@ def parameters(given, expected, dtype):
 
 def _parameter(name, value, expected, dtype):
     """A new C-contiguous array of this shape and dtype."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"parameter {name} is a masked array, which is not supported: fill it")
     try:
         found = np.asarray(value)
     except ValueError:
@@ -217,6 +219,6 @@ def streamable(layer, batch_size):
         raise TypeError(f"layer is a {type(layer).__name__}, expected a recurrent layer such as cylstm.LSTM")
     if layer.bidirectional:
         raise ValueError("a bidirectional layer can not stream: its reverse direction begins at the last step")
-    rows = 1 if batch_size is None else size("batch_size", batch_size)
+    rows = 1 if batch_size is None else size("batch_size", batch_size, 0)
     memory("this stream", ((rows, layer.num_layers, layer.hidden_size), 3 * layer.dtype.itemsize))
     return rows

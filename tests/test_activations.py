@@ -164,7 +164,7 @@ def measured(level):
         env={**os.environ, "CYLSTM_ISA": level, "PYTHONPATH": search},
         check=True,
         stdout=subprocess.PIPE,
-        timeout=300,
+        timeout=1800,  # long enough for an emulated processor
     )
     found = json.loads(result.stdout)
     assert found["level"] == level

@@ -6,6 +6,7 @@ What changes a process (its modules, its forks, its signals) runs in a process o
 import gc
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ from cylstm import LSTM, Dense, Tape
 from cylstm._core import dispatch
 
 TOOLS = pathlib.Path(__file__).parent.parent / "tools"
+# A child process imports the cylstm that is tested here, installed or not.
+WHERE = [str(pathlib.Path(cylstm.__file__).parent.parent), os.environ.get("PYTHONPATH")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, WHERE))}
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 needs_proc = pytest.mark.skipif(
@@ -38,7 +42,7 @@ def python(program, timeout=60, **environment):
         capture_output=True,
         text=True,
         timeout=timeout,
-        env={**os.environ, **environment},
+        env={**ENVIRONMENT, **environment},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -101,7 +105,7 @@ def test_memory_is_flat_over_thousands_of_calls_of_random_shapes(part):
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        env={**ENVIRONMENT, "OPENBLAS_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -316,12 +320,14 @@ def test_a_spawned_process_takes_a_layer_by_pickle():
         layer, x, expected = pickle.loads(sys.stdin.buffer.read())
         assert layer.forward(x)[0].tobytes() == expected
     """
-    import pickle
-
     layer, x = LSTM(3, 17, 2, rng=0), normal(5, 2, 3)
     data = pickle.dumps((layer, x, layer.forward(x)[0].tobytes()))
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], input=data, capture_output=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(program)],
+        input=data,
+        capture_output=True,
+        timeout=60,
+        env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr.decode()
 
@@ -387,7 +393,11 @@ def test_ctrl_c_ends_a_long_call_soon_and_leaves_the_layer_usable(options):
     options = {"weight": "weight_ih_l0", "after": "pass", **options}
     program = textwrap.dedent(INTERRUPTED).format(**options)
     child = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     )
     try:
         assert child.stdout.readline() == "ready\n", child.stderr.read()

@@ -187,6 +187,22 @@ def test_a_row_alone_is_that_row_in_a_batch_of_any_size(bidirectional, dtype, si
         assert_same_results(result, (y[:, rows], rows_of(state_n, rows)))
 
 
+@dtypes
+def test_a_row_of_a_layer_that_fits_no_cache_is_that_row_in_a_batch(dtype):
+    # 1.1 MB of weights or more, so deep that a batch goes through them in stretches
+    lstm, x, state = make_problem((270, 260), dtype, steps=3, batch=50, num_layers=1)
+    y, state_n = lstm.forward(x, state)
+    for batch in (1, 2, 3, 6, 7, 12, 13, 48, 49):
+        rows = slice(50 - batch, 50)
+        assert_same_results(
+            lstm.forward(x[:, rows], rows_of(state, rows)), (y[:, rows], rows_of(state_n, rows))
+        )
+        stream = lstm.stream(batch)
+        stream.reset(rows_of(state, rows))
+        steps = np.stack([stream.step(x_t) for x_t in x[:, rows]])
+        assert_same_results((steps, stream.state), (y[:, rows], rows_of(state_n, rows)))
+
+
 @sizes
 @dtypes
 def test_a_row_alone_is_that_row_in_a_ragged_batch(dtype, size):
@@ -413,7 +429,9 @@ def test_the_number_of_threads_does_not_change_a_dropout_mask(dtype, num_threads
 
 @dtypes
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("size", [(3, 5), (40, 33), (5, 100)], ids=lambda size: f"{size[0]}-{size[1]}")
+@pytest.mark.parametrize(
+    "size", [(3, 5), (40, 33), (5, 100), (600, 70)], ids=lambda size: f"{size[0]}-{size[1]}"
+)
 def test_a_row_through_dense_alone_is_that_row_in_a_batch(size, activation, dtype):
     dense = cylstm.Dense(*size, activation=activation, dtype=dtype, rng=1)
     x = 3 * draw((100, size[0]), dtype)
@@ -490,7 +508,7 @@ def outputs_of_this_level():
     """name -> array: what every level with a fused multiply-add computes to the bit."""
     outputs = {}
     for dtype in ("float32", "float64"):
-        for size in [(1, 1), (3, 5), (2, 17), (9, 31), (7, 33), (20, 100)]:
+        for size in [(1, 1), (3, 5), (2, 17), (9, 31), (7, 33), (20, 100), (30, 270)]:
             for batch in (1, 7, 50):
                 for bidirectional in (False, True):
                     lstm, x, state = make_problem(
@@ -523,7 +541,7 @@ def outputs_of_levels(tmp_path_factory):
             [sys.executable, __file__, path],
             env={**os.environ, "CYLSTM_ISA": level, "PYTHONPATH": search},
             check=True,
-            timeout=300,
+            timeout=1800,  # long enough for an emulated processor
         )
         with np.load(path) as file:
             outputs[level] = dict(file)

@@ -18,10 +18,20 @@ SEQ_LEN = 3
 @pytest.mark.parametrize("input_size", INPUT_SIZES)
 @pytest.mark.parametrize("hidden_size", HIDDEN_SIZES)
 def test_outputs_and_gradients_agree_with_the_reference(hidden_size, input_size, dtype):
+    check_against_the_reference(input_size, hidden_size, BATCHES, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("input_size", "hidden_size"), [(270, 260), (3, 300), (600, 10)])
+def test_layers_that_fit_no_cache_agree_with_the_reference(input_size, hidden_size, dtype):
+    check_against_the_reference(input_size, hidden_size, [1, 7, 50], dtype)
+
+
+def check_against_the_reference(input_size, hidden_size, batches, dtype):
     tolerances = TOLERANCES[np.dtype(dtype)]
     lstm = cylstm.LSTM(input_size, hidden_size, dtype=dtype, rng=1)
     parameters = {name: value.astype(np.float64) for name, value in lstm.parameters.items()}
-    for batch in BATCHES:
+    for batch in batches:
         rng = np.random.default_rng(batch)
 
         def draw(*shape, rng=rng):

@@ -53,8 +53,8 @@ def integer_bits():
     return 64 if wide else 32
 
 
-def matmul(a, b, out, bint transpose_a=False, bint add=False):
-    """out = a @ b, or a.T @ b; with ``add``, out += that.
+def matmul(a, b, out, bint transpose_a=False):
+    """out = a @ b, or a.T @ b.
 
     a (m, k), or (k, m) if transpose_a; b (k, n); out (m, n): row-major with any row stride, one dtype. Row-major
     out = A B is column-major out^T = B^T A^T, so the operands change places.
@@ -67,8 +67,8 @@ def matmul(a, b, out, bint transpose_a=False, bint add=False):
     cdef int m32, n32, k32, lda32, ldb32, ldc32
     cdef char keep = b"N"
     cdef char turn = b"T" if transpose_a else b"N"
-    cdef float one32 = 1, beta32 = 1 if add else 0
-    cdef double one64 = 1, beta64 = 1 if add else 0
+    cdef float one32 = 1, beta32 = 0
+    cdef double one64 = 1, beta64 = 0
     cdef bint single = itemsize == 4
     cdef void *alpha = <void *>&one32 if single else <void *>&one64
     cdef void *beta = <void *>&beta32 if single else <void *>&beta64
@@ -79,8 +79,7 @@ def matmul(a, b, out, bint transpose_a=False, bint add=False):
     if m == 0 or n == 0:
         return
     if k == 0:
-        if not add:
-            out[...] = 0
+        out[...] = 0
         return
     # A leading dimension of at least the row's length, also where one row hides the true stride.
     lda = max(lda, m if transpose_a else k)

@@ -78,6 +78,7 @@ def dense_backward(dtype, y, dy, activation):
     cdef const char *y_data = <const char *>cnp.PyArray_DATA(y)
     cdef char *dy_data = <char *>cnp.PyArray_DATA(dy)
     cdef Py_ssize_t r
-    with nogil:
-        for r in range(rows):
-            function(outputs, y_data + r * row_bytes, dy_data + r * row_bytes)
+    cdef PyThreadState *state = release(8 * rows * outputs)
+    for r in range(rows):
+        function(outputs, y_data + r * row_bytes, dy_data + r * row_bytes)
+    take_back(state)

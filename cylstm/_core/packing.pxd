@@ -12,7 +12,7 @@ cdef struct matrix:
     Py_ssize_t panel      # vectors of one tile of many rows
     Py_ssize_t group      # vectors packed together; the last group may have fewer
     Py_ssize_t last_group # first vector of the last group
-    bint any_order        # sums may be made in any order (backward): depth is a multiple of 8, groups are panels
+    bint any_order        # one row's sums may be made in any order: depth is a multiple of 8, groups are panels
     bint distant          # fetch what comes next to L2 while there is work
 
 
@@ -46,13 +46,14 @@ cdef class Weights:
     cdef matrix x                 # weight_ih: input_size deep
     cdef matrix h                 # weight_hh: hidden_size deep
     cdef matrix h_transposed      # weight_hh the other way round, for backward: blocks * gates * lanes deep
+    cdef matrix x_transposed      # weight_ih likewise
+    cdef bint has_backward        # those two are there
     cdef char *bias               # (blocks, gates, lanes)
     cdef list memory              # what owns the pointers above
     cdef object weight_ih
     cdef object weight_hh
-    cdef object rows_ih
     cdef int prepare_backward(self) except -1
-    cdef _move_rows(self, ordered, interleaved, bint interleave)
+    cdef matrix _transposed(self, array)
 
 
 cdef class PackedDense:

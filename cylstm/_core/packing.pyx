@@ -207,20 +207,25 @@ cdef class Weights:
 
     cdef int prepare_backward(self) except -1:
         """Pack what backward alone needs; a second thread that does the same at once does no harm."""
-        if self.rows_ih is not None:
-            return 0
+        if not self.has_backward:
+            self.h_transposed = self._transposed(self.weight_hh)
+            self.x_transposed = self._transposed(self.weight_ih)
+            self.has_backward = True
+        return 0
+
+    cdef matrix _transposed(self, array):
+        """(G*H, n) with its rows, in the order (blocks, G, lanes), as the depth, and n as vectors."""
         cdef const kernel_table *kernels = self.kernels
         cdef Py_ssize_t lanes = self.lanes
-        cdef Py_ssize_t width = self.weight_hh.shape[1]
+        cdef Py_ssize_t width = array.shape[1]
         cdef Py_ssize_t row_bytes = width * kernels.itemsize
         cdef Py_ssize_t vectors = (width + lanes - 1) // lanes
-        cdef Py_ssize_t block, gate, vector, step
-        cdef const char *data = <const char *>cnp.PyArray_DATA(self.weight_hh)
-        cdef char *out
         cdef Py_ssize_t depth = self.blocks * self.gates * lanes
-        cdef Py_ssize_t size = depth * vectors * lanes * kernels.itemsize
-        cdef matrix to = new_matrix(kernels, depth, vectors, 4, max(size, PAIRED_BYTES + 1), self.memory)
-        to.any_order = depth % 8 == 0
+        cdef Py_ssize_t size = max(depth * vectors * lanes * kernels.itemsize, PAIRED_BYTES + 1)
+        cdef matrix to = new_matrix(kernels, depth, vectors, 4, size, self.memory)
+        cdef const char *data = <const char *>cnp.PyArray_DATA(array)
+        cdef Py_ssize_t block, gate, vector, step
+        cdef char *out
         for vector in range(vectors):
             for block in range(self.blocks):
                 for gate in range(self.gates):
@@ -231,42 +236,26 @@ cdef class Weights:
                         + vector * lanes * kernels.itemsize,
                         1, width, out, step,
                     )
-        self.h_transposed = to
-        self.rows_ih = self._interleave(self.weight_ih)
-        return 0
+        return to
 
-    def _interleave(self, array):
-        """Rows from PyTorch's order (G*H, n) to (blocks, G, lanes), zeros where there is no unit."""
-        out = aligned_empty((self.blocks * self.gates * self.lanes, array.shape[1]), array.dtype, zero=True)
-        self._move_rows(array, out, True)
-        return out
-
-    def deinterleave(self, array):
-        """Rows from (blocks, G, lanes) back to PyTorch's order: a new (G*H, n) array."""
-        out = np.empty((self.gates * self.hidden_size, array.shape[1]), array.dtype)
-        self._move_rows(out, array, False)
-        return out
-
-    cdef _move_rows(self, ordered, interleaved, bint interleave):
-        cdef char *plain = <char *>cnp.PyArray_DATA(ordered)
-        cdef char *mixed = <char *>cnp.PyArray_DATA(interleaved)
-        cdef Py_ssize_t row_bytes = ordered.shape[1] * self.kernels.itemsize
-        cdef Py_ssize_t block, gate, lane, one, other
+    def deinterleave(self, array, Py_ssize_t first, Py_ssize_t last):
+        """The columns first .. last - 1, with the rows (blocks, G, lanes) in PyTorch's order: a new (G*H, n) array."""
+        out = np.empty((self.gates * self.hidden_size, last - first), array.dtype)
+        cdef char *plain = <char *>cnp.PyArray_DATA(out)
+        cdef const char *mixed = <const char *>cnp.PyArray_DATA(array)
+        cdef Py_ssize_t itemsize = self.kernels.itemsize
+        cdef Py_ssize_t row_bytes = (last - first) * itemsize
+        cdef Py_ssize_t mixed_bytes = array.shape[1] * itemsize
+        cdef Py_ssize_t block, gate, lane
         for gate in range(self.gates):
             for block in range(self.blocks):
                 for lane in range(min(self.lanes, self.hidden_size - block * self.lanes)):
-                    one = (gate * self.hidden_size + block * self.lanes + lane) * row_bytes
-                    other = ((block * self.gates + gate) * self.lanes + lane) * row_bytes
-                    if interleave:
-                        memcpy(mixed + other, plain + one, row_bytes)
-                    else:
-                        memcpy(plain + one, mixed + other, row_bytes)
-
-    @property
-    def interleaved_ih(self):
-        """weight_ih with its rows as (blocks, G, lanes): dx = dgates @ interleaved_ih."""
-        self.prepare_backward()
-        return self.rows_ih
+                    memcpy(
+                        plain + (gate * self.hidden_size + block * self.lanes + lane) * row_bytes,
+                        mixed + ((block * self.gates + gate) * self.lanes + lane) * mixed_bytes + first * itemsize,
+                        row_bytes,
+                    )
+        return out
 
 
 cdef class PackedDense:

@@ -506,6 +506,8 @@ cdef bint backward_part(
     run.kernels = weights.kernels
     run.cell = weights.kernels.lstm_backward
     run.h_transposed = weights.h_transposed
+    # Only where there is one row in all: a gradient may not depend on the number of threads or on lengths.
+    run.h_transposed.any_order = cnp.PyArray_DIM(gates, 1) == 1 and run.h_transposed.depth % 8 == 0
     run.hidden_size = weights.hidden_size
     run.now.steps = steps
     run.now.reverse = reverse
@@ -551,3 +553,78 @@ cdef bint backward_part(
     finally:
         free(memory)
     return True
+
+
+def input_gradient(
+    Weights weights,
+    dgates,            # (T, B, blocks, G, lanes)   IN
+    dx,                # (T, B, I)                  OUT, or INOUT if ``add``
+    bint add,
+    Py_ssize_t first_row,
+    Py_ssize_t last_row,
+    Cancellation cancellation,
+):
+    """dx = dgates W_ih, or dx += that, for the rows first_row .. last_row - 1 of every step."""
+    cdef const kernel_table *kernels = weights.kernels
+    cdef strided from_ = view(dgates)
+    cdef strided to = view(dx)
+    cdef Py_ssize_t steps = cnp.PyArray_DIM(dgates, 0)
+    cdef Py_ssize_t x_bytes = weights.input_size * kernels.itemsize
+    cdef Py_ssize_t sums_bytes, total, done, count, end, part, operations
+    cdef PyThreadState *state
+    cdef char *memory
+    weights.prepare_backward()
+    sums_bytes = weights.x_transposed.vectors * kernels.lanes * kernels.itemsize
+    memory = <char *>malloc(ROWS_AT_ONCE * sums_bytes + ALIGNMENT)
+    if memory == NULL:
+        raise MemoryError
+    operations = weights.x_transposed.depth * weights.x_transposed.vectors * kernels.lanes
+    part = rows_per_part(operations)
+    total = steps * (last_row - first_row)
+    done = 0
+    try:
+        while done < total:
+            end = min(total, done + part)
+            state = release(operations * (end - done))
+            while done < end:
+                count = min(<Py_ssize_t>ROWS_AT_ONCE, end - done)
+                input_gradient_rows(
+                    weights, &from_, &to, add, first_row, last_row - first_row, done, count, x_bytes, sums_bytes,
+                    memory + (-<Py_ssize_t>memory & (ALIGNMENT - 1)),
+                )
+                done += count
+            take_back(state)
+            if interrupted(cancellation):
+                return
+    finally:
+        free(memory)
+
+
+cdef void input_gradient_rows(
+    Weights weights, const strided *dgates, const strided *dx, bint add, Py_ssize_t first_row, Py_ssize_t batch,
+    Py_ssize_t done, Py_ssize_t count, Py_ssize_t x_bytes, Py_ssize_t sums_bytes, char *scratch,
+) noexcept nogil:
+    """Rows number done .. done + count - 1 in the order of (step, row); sums are made in scratch, padded to vectors."""
+    cdef void *dgates_rows[ROWS_AT_ONCE]
+    cdef void *dx_rows[ROWS_AT_ONCE]
+    cdef void *sums[ROWS_AT_ONCE]
+    cdef Py_ssize_t t = done // batch
+    cdef Py_ssize_t row = done - t * batch
+    cdef Py_ssize_t r
+    memset(scratch, 0, count * sums_bytes)
+    for r in range(count):
+        dgates_rows[r] = at(dgates, t, first_row + row)
+        dx_rows[r] = at(dx, t, first_row + row)
+        sums[r] = scratch + r * sums_bytes
+        if add:
+            memcpy(sums[r], dx_rows[r], x_bytes)
+        row += 1
+        if row == batch:
+            row = 0
+            t += 1
+    multiply(
+        weights.kernels, &weights.x_transposed, count, <const void *const *>dgates_rows, <const void *const *>sums,
+        <void *const *>sums, False,
+    )
+    for r in range(count):
+        memcpy(dx_rows[r], sums[r], x_bytes)
