@@ -38,7 +38,7 @@ def _frozen(array):
     return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
 
 
-_layers = weakref.WeakSet()
+_layers: weakref.WeakSet = weakref.WeakSet()
 
 
 def _new_locks():

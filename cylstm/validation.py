@@ -90,7 +90,8 @@ def array(name, value, dtype):
             raise TypeError(f"{name} is a masked array, which is not supported: fill it (and use lengths=)")
         if not isinstance(value, np.ndarray):
             raise TypeError(
-                f"{name} is a {type(value).__name__}, expected a {dtype} ndarray: use np.asarray({name}, dtype='{dtype}')"
+                f"{name} is a {type(value).__name__}, expected a {dtype} ndarray: "
+                f"use np.asarray({name}, dtype='{dtype}')"
             )
         value = np.asarray(value)
     found = value.dtype

@@ -3,8 +3,6 @@
 # with it.
 """Matrix products through SciPy's BLAS."""
 
-import numpy as np
-
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 from libc.stdint cimport int64_t

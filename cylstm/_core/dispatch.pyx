@@ -54,7 +54,8 @@ def _choose():
         return levels[len(levels) - 1]
     if wanted not in levels:
         raise ImportError(
-            f"CYLSTM_ISA is {wanted!r}; this machine and build can run {', '.join(levels)} (unset it to choose the last)"
+            f"CYLSTM_ISA is {wanted!r}; this machine and build can run {', '.join(levels)} "
+            "(unset it to choose the last)"
         )
     return wanted
 

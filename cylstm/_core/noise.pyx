@@ -24,8 +24,8 @@ cdef inline void philox(uint32_t *counter, uint64_t key) noexcept nogil:
     cdef uint32_t key_0 = <uint32_t>key
     cdef uint32_t key_1 = <uint32_t>(key >> 32)
     cdef uint64_t product_0, product_2
-    cdef int k
-    for k in range(10):
+    cdef int _round
+    for _round in range(10):
         product_0 = <uint64_t>0xD2511F53 * counter[0]
         product_2 = <uint64_t>0xCD9E8D57 * counter[2]
         counter[0] = <uint32_t>(product_2 >> 32) ^ counter[1] ^ key_0

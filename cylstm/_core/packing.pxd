@@ -11,7 +11,7 @@ cdef struct matrix:
     Py_ssize_t vectors
     Py_ssize_t panel      # vectors of one tile of many rows
     Py_ssize_t group      # vectors packed together; the last group may have fewer
-    Py_ssize_t last_group # first vector of the last group
+    Py_ssize_t last_group  # first vector of the last group
     bint any_order        # one row's sums may be made in any order: depth is a multiple of 8, groups are panels
     bint distant          # fetch what comes next to L2 while there is work
 

@@ -79,7 +79,9 @@ cdef void product_of_group(
         product.x = x
         product.start = start if k == 0 else <const void *const *>out
         product.out = out
-        next_line = data + (k + product.depth) * k_bytes if k + product.depth < weights.depth else <const char *>following
+        next_line = <const char *>following
+        if k + product.depth < weights.depth:
+            next_line = data + (k + product.depth) * k_bytes
         next_end = next_line + product.depth * k_bytes if weights.distant else next_line
         left = tiles
         done = 0
@@ -132,7 +134,8 @@ cdef void multiply(
 
 
 cdef matrix new_matrix(
-    const kernel_table *kernels, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel, Py_ssize_t layer_bytes, list memory
+    const kernel_table *kernels, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel, Py_ssize_t layer_bytes,
+    list memory,
 ):
     cdef matrix weights
     weights.depth = depth

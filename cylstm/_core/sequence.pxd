@@ -52,4 +52,3 @@ cdef PyThreadState *release(Py_ssize_t operations) noexcept
 cdef void take_back(PyThreadState *state) noexcept
 cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept
 cdef bint interrupted(Cancellation cancellation) except -1
-

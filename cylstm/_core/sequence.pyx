@@ -8,7 +8,7 @@ from cpython.pystate cimport PyThreadState
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from cylstm._core.kernels cimport backward_function, backward_rows, forward_function, forward_rows, kernel_table
+from cylstm._core.kernels cimport backward_function, backward_rows, forward_rows, kernel_table
 from cylstm._core.packing cimport ROWS_AT_ONCE, Weights, group_at, matrix, multiply, product_of_group
 
 cnp.import_array()

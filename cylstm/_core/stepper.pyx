@@ -38,8 +38,8 @@ cdef extern from "atomic.h" nogil:
 cdef class Stepper:
     """A layer, a batch size, and the state between steps.
 
-    The state is kept twice: a step reads one slot and writes the other, so that all blocks see the old h, and a step that
-    Ctrl-C ends has changed nothing.
+    The state is kept twice: a step reads one slot and writes the other, so that all blocks see the old h, and a step
+    that Ctrl-C ends has changed nothing.
     """
 
     cdef readonly object layer

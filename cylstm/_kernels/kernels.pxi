@@ -91,8 +91,8 @@ cdef extern from "table.h" nogil:
 
 # ---------------------------------------------------------------------------------------------- activations
 
-# A chain of dependent operations keeps a processor waiting, so what can be computed side by side is: each function takes
-# ``count`` vectors, a constant, and each line of an equation is a loop over them that vanishes in the compiler.
+# A chain of dependent operations keeps a processor waiting, so what can be computed side by side is: each function
+# takes ``count`` vectors, a constant, and each line of an equation is a loop over them that vanishes in the compiler.
 
 cdef inline vreal polynomial(const int terms, const real *coefficients, vreal x) noexcept nogil:
     """coefficients[0] + coefficients[1] x + ..., by Horner's rule."""
