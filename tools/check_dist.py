@@ -1,9 +1,9 @@
 """Build the sdist, build the wheel from that sdist alone, look at what is in them, and test them in a clean venv.
 
-    python tools/check_dist.py [--no-tests]
+    python tools/check_dist.py [TEST ...]
 
 Run from the root of the project, by the Python to check with; needs the network or pip's own find-links. Writes
-dist/ and nothing else. The tests are the sdist's, run against the installed wheel.
+dist/ and nothing else. The tests are the sdist's (all of them, or those named), run against the installed wheel.
 """
 
 import subprocess
@@ -74,9 +74,8 @@ def main():
         clean = new_environment(temporary / "clean")
         run(clean / "python", "-m", "pip", "install", "-q", f"{wheel}[test]")
         run(clean / "python", "-m", "cylstm", "demo", "--out", temporary / "demo.npz", cwd=temporary)
-        if "--no-tests" not in sys.argv:
-            # `pytest` and not `python -m pytest`, which would import the uncompiled package of the directory.
-            run(clean / "pytest", "-q", cwd=temporary / sdist.name.removesuffix(".tar.gz"))
+        # `pytest` and not `python -m pytest`, which would import the uncompiled package of the directory.
+        run(clean / "pytest", "-q", *sys.argv[1:], cwd=temporary / sdist.name.removesuffix(".tar.gz"))
 
 
 if __name__ == "__main__":
