@@ -12,6 +12,7 @@ import sysconfig
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("CYLSTM_DEBUG") == "1"
 PORTABLE = os.environ.get("CYLSTM_PORTABLE") == "1"
@@ -78,6 +79,15 @@ def core(name):
     )
 
 
+class BuildInPlaceToo(build_ext):
+    """After `pip install .` in a clone, `python -m cylstm` begun in that clone imports the package that lies there,
+    and not the installed one: it needs the compiled modules as well."""
+
+    def run(self):
+        super().run()
+        self.copy_extensions_to_source()
+
+
 directives = {
     "language_level": 3,
     "boundscheck": DEBUG,  # memoryviews are indexed where speed does not matter; pointers elsewhere
@@ -94,6 +104,7 @@ setup(
         compiler_directives=directives,
         build_dir=f"build/{FLAVOUR}/cython",
     ),
+    cmdclass={"build_ext": BuildInPlaceToo},
     # Flavours differ in flags, which no timestamp shows: each has a directory of its own.
     options={"build": {"build_base": f"build/{FLAVOUR}"}, "build_ext": {"parallel": JOBS}},
 )

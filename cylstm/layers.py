@@ -2,6 +2,7 @@
 
 import copy
 import math
+import operator
 import os
 import threading
 import warnings
@@ -64,8 +65,13 @@ class _Writer:
             raise RuntimeError("this thread is already inside writable() of this layer")
         self._lock = layer._lock
         self._lock.acquire()
-        layer._writer = threading.get_ident()
-        self._copies = {name: value.copy() for name, value in layer.parameters.items()}
+        try:
+            layer._writer = threading.get_ident()
+            self._copies = {name: value.copy() for name, value in layer.parameters.items()}
+        except BaseException:
+            layer._writer = None
+            self._lock.release()
+            raise
         return self._copies
 
     def __exit__(self, kind, error, traceback):
@@ -78,12 +84,19 @@ class _Writer:
             self._lock.release()
 
 
+def _read_only(name, doc):
+    """A property over ``_name``: packed weights have these sizes, so they can not be changed."""
+    return property(operator.attrgetter(f"_{name}"), doc=doc)
+
+
 class Layer:
     """What layers share: a mapping of named parameters that is replaced whole, and pickling."""
 
+    dtype = _read_only("dtype", "numpy.dtype of the parameters and of every array")
+
     def __init__(self, shapes, dtype, arguments, arrays):
         self._shapes = shapes
-        self.dtype = dtype
+        self._dtype = dtype
         self._arguments = arguments  # what repr shows and pickle keeps
         self._lock = threading.Lock()
         self._writer = None
@@ -219,6 +232,14 @@ class LSTM(Layer):
     ((5, 3, 16), (2, 3, 16))
     """
 
+    input_size = _read_only("input_size", "features of x")
+    hidden_size = _read_only("hidden_size", "features of h")
+    num_layers = _read_only("num_layers", "layers in the stack")
+    bias = _read_only("bias", 'True, False or "single"')
+    batch_first = _read_only("batch_first", "whether x and y are (batch, seq_len, features)")
+    dropout = _read_only("dropout", "probability with which an output between layers is dropped in training")
+    bidirectional = _read_only("bidirectional", "whether there is a second, reverse direction")
+
     def __init__(
         self,
         input_size,
@@ -246,22 +267,23 @@ class LSTM(Layer):
         self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
         proj_size=0, *, dtype="float32", rng=None, arrays=None,
     ):  # fmt: skip
-        self.input_size = validation.size("input_size", input_size)
-        self.hidden_size = validation.size("hidden_size", hidden_size)
-        self.num_layers = validation.size("num_layers", num_layers)
+        self._input_size = validation.size("input_size", input_size)
+        self._hidden_size = validation.size("hidden_size", hidden_size)
+        self._num_layers = validation.size("num_layers", num_layers)
         if not (isinstance(bias, (bool, np.bool_)) or (isinstance(bias, str) and bias == "single")):
             raise ValueError(f"bias is {bias!r}, expected True, False or 'single'")
-        self.bias = bias if isinstance(bias, str) else bool(bias)
-        self.batch_first = validation.flag("batch_first", batch_first)
-        self.dropout = validation.number("dropout", dropout, 0.0, 1.0)
-        self.bidirectional = validation.flag("bidirectional", bidirectional)
+        self._bias = bias if isinstance(bias, str) else bool(bias)
+        self._batch_first = validation.flag("batch_first", batch_first)
+        self._dropout = validation.number("dropout", dropout, 0.0, 1.0)
+        self._bidirectional = validation.flag("bidirectional", bidirectional)
         if validation.size("proj_size", proj_size, 0):
             raise ValueError(f"proj_size is {proj_size}, and projections are not supported yet: expected 0")
         dtype = validation.dtype_of(dtype)
         self._directions = 2 if self.bidirectional else 1
-        width = self.input_size + self._directions * self.hidden_size
-        validation.memory(  # parameters, copies of them and their packed forms
-            "these parameters", ((self.num_layers, self._directions, 4 * self.hidden_size, width), 4 * dtype.itemsize)
+        width = max(self.input_size, 16) + self._directions * max(self.hidden_size, 16)
+        validation.memory(  # parameters, copies of them and their packed forms, padded to vectors of up to 16
+            "these parameters",
+            ((self.num_layers, self._directions, 4 * max(self.hidden_size, 16), width), 4 * dtype.itemsize),
         )
         shapes = self._parameter_shapes()
         if arrays is None:
@@ -369,7 +391,7 @@ class LSTM(Layer):
         values = width * min(self.num_layers, 3)
         if tape is not None:
             values += self.num_layers * self._directions * (6 * max(self.hidden_size, 16) + self.input_size + width)
-        validation.memory("this pass", ((steps, batch, values), self.dtype.itemsize))
+        validation.memory("this pass", ((steps + 3, batch, values), self.dtype.itemsize))
         if self.batch_first and batched:
             out = np.empty((batch, steps, width), self.dtype)
             y = out.swapaxes(0, 1)
@@ -381,15 +403,16 @@ class LSTM(Layer):
         if tape is None:
             h_n, c_n = stack.forward(weights, self._directions, x, y, h_0, c_0, lengths)
         else:
-            tape.begin()
-            dropout = self.dropout if tape.training else 0.0
-            (h_n, c_n), record = stack.forward_on_tape(
-                weights, self._directions, x, y, h_0, c_0, lengths, tape, dropout
-            )
-            record.layer = self
-            record.snapshot = snapshot
-            record.batched = batched
-            tape.keep(record)
+            with tape.use():
+                tape.begin()
+                dropout = self.dropout if tape.training else 0.0
+                (h_n, c_n), record = stack.forward_on_tape(
+                    weights, self._directions, x, y, h_0, c_0, lengths, tape, dropout
+                )
+                record.layer = self
+                record.snapshot = snapshot
+                record.batched = batched
+                tape.keep(record)
         return out, ((h_n, c_n) if batched else (h_n[:, 0], c_n[:, 0]))
 
     __call__ = forward
@@ -430,29 +453,29 @@ class LSTM(Layer):
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        record = tape.look(self)
-        steps, batch = record.shape
-        if dy is None and dstate is None:
-            raise ValueError("dy and dstate are both None, expected at least one gradient")
-        swap = self.batch_first and record.batched
-        if dy is not None:
-            expected = (steps, batch, self._directions * self.hidden_size)
-            if not record.batched:
-                dy = validation.gradient("dy", dy, self.dtype, (expected[0], expected[2]))[:, None]
-            elif swap:
-                dy = validation.gradient("dy", dy, self.dtype, (batch, steps, expected[2])).swapaxes(0, 1)
-            else:
-                dy = validation.gradient("dy", dy, self.dtype, expected)
-        states = (self.num_layers * self._directions, batch, self.hidden_size)
-        dh_n, dc_n = validation.state_pair("dstate", dstate, self.dtype, states, record.batched)
-        weights = self._packed(record.snapshot)
-        dropout = self.dropout if tape.training else 0.0
-        from ._core import blas  # noqa: F401  where SciPy is missing, say so before the tape is spent
+        with tape.use():
+            record = tape.look(self)
+            steps, batch = record.shape
+            if dy is None and dstate is None:
+                raise ValueError("dy and dstate are both None, expected at least one gradient")
+            swap = self.batch_first and record.batched
+            if dy is not None:
+                expected = (steps, batch, self._directions * self.hidden_size)
+                if not record.batched:
+                    dy = validation.gradient("dy", dy, self.dtype, (expected[0], expected[2]))[:, None]
+                elif swap:
+                    dy = validation.gradient("dy", dy, self.dtype, (batch, steps, expected[2])).swapaxes(0, 1)
+                else:
+                    dy = validation.gradient("dy", dy, self.dtype, expected)
+            states = (self.num_layers * self._directions, batch, self.hidden_size)
+            dh_n, dc_n = validation.state_pair("dstate", dstate, self.dtype, states, record.batched)
+            weights = self._packed(record.snapshot)
+            from ._core import blas  # noqa: F401  where SciPy is missing, say so before the tape is spent
 
-        tape.spend()
-        dx, (dh_0, dc_0), products = stack.backward(
-            weights, self._directions, record, dy, dh_n, dc_n, tape.seed, dropout
-        )
+            tape.spend()
+            dx, (dh_0, dc_0), products = stack.backward(
+                weights, self._directions, record, dy, dh_n, dc_n
+            )
         parameters = {}
         for (_, suffix), (dweight_ih, dweight_hh, dbias) in zip(self._suffixes(), products, strict=True):
             parameters["weight_ih" + suffix] = dweight_ih
@@ -514,20 +537,25 @@ class Dense(Layer):
     [1.0, 1.0]
     """
 
+    in_features = _read_only("in_features", "features of x")
+    out_features = _read_only("out_features", "features of y")
+    bias = _read_only("bias", "whether there is a bias")
+    activation = _read_only("activation", "name of the activation, or None")
+
     def __init__(self, in_features, out_features, bias=True, activation=None, *, dtype="float32", rng=None):
         self._build(in_features, out_features, bias, activation, dtype=dtype, rng=rng)
 
     def _build(
         self, in_features, out_features, bias=True, activation=None, *, dtype="float32", rng=None, arrays=None
     ):
-        self.in_features = validation.size("in_features", in_features)
-        self.out_features = validation.size("out_features", out_features)
-        self.bias = validation.flag("bias", bias)
+        self._in_features = validation.size("in_features", in_features)
+        self._out_features = validation.size("out_features", out_features)
+        self._bias = validation.flag("bias", bias)
         if activation is not None and not (
             isinstance(activation, str) and activation in ("relu", "tanh", "sigmoid", "softmax")
         ):
             raise ValueError(f"activation is {activation!r}, expected None, 'relu', 'tanh', 'sigmoid' or 'softmax'")
-        self.activation = activation
+        self._activation = activation
         dtype = validation.dtype_of(dtype)
         shapes = {"weight": (self.out_features, self.in_features)}
         if self.bias:
@@ -557,7 +585,7 @@ class Dense(Layer):
         x : ndarray, shape (..., in_features)
             Of the layer's dtype.
         tape : Tape, optional
-            Filled with what :meth:`backward` needs; it refers to ``x``.
+            Filled with what :meth:`backward` needs; it keeps a copy of ``x``.
 
         Returns
         -------
@@ -582,14 +610,15 @@ class Dense(Layer):
         y = np.empty((rows.shape[0], self.out_features), self.dtype)
         dense_forward(self._packed(snapshot), rows, y, self.activation)
         if tape is not None:
-            tape.begin()
-            record = stack.Record()
-            record.layer = self
-            record.snapshot = snapshot
-            record.shape = (*x.shape[:-1], self.out_features)
-            record.inputs = rows
-            record.outputs = y.copy()
-            tape.keep(record)
+            with tape.use():
+                tape.begin()
+                record = stack.Record()
+                record.layer = self
+                record.snapshot = snapshot
+                record.shape = (*x.shape[:-1], self.out_features)
+                record.inputs = rows.copy()
+                record.outputs = y if self.activation is None else y.copy()
+                tape.keep(record)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     __call__ = forward
@@ -617,13 +646,14 @@ class Dense(Layer):
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        record = tape.look(self)
-        dy = validation.gradient("dy", dy, self.dtype, record.shape)
-        dz = np.array(dy, order="C", copy=True).reshape(record.inputs.shape[0], self.out_features)
-        from ._core import blas
+        with tape.use():
+            record = tape.look(self)
+            dy = validation.gradient("dy", dy, self.dtype, record.shape)
+            dz = np.array(dy, order="C", copy=True).reshape(record.inputs.shape[0], self.out_features)
+            from ._core import blas
 
-        tape.spend()
-        dense_backward(self.dtype, record.outputs, dz, self.activation)
+            tape.spend()
+            dense_backward(self.dtype, record.outputs, dz, self.activation)
         weight = record.snapshot.arrays["weight"]
         dx = np.empty(record.inputs.shape, self.dtype)
         dweight = np.empty(weight.shape, self.dtype)

@@ -194,7 +194,7 @@ def _predictions(name, value):
     """The first argument of a loss: a float32 or float64 ndarray with a last axis."""
     found = getattr(value, "dtype", None)
     array = validation.array(
-        name, value, found if found in validation.FLOATS else np.dtype(np.float32)
+        name, value, found if found is not None and found in validation.FLOATS else np.dtype(np.float32)
     )
     if array.ndim == 0:
         raise ValueError(f"{name} has shape (), expected (..., features)")

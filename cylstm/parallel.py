@@ -3,6 +3,7 @@
 Knows functions to call, not layers. The work itself releases the GIL; BLAS has threads of its own.
 """
 
+import contextlib
 import os
 import threading
 
@@ -72,20 +73,27 @@ if hasattr(os, "register_at_fork"):
 def run(tasks, cancellation):
     """Call every function of ``tasks`` and return when all have ended: the first here, the others in the pool.
 
-    An exception, Ctrl-C included, asks ``cancellation`` to stop the rest, waits for them and is raised.
+    An exception, Ctrl-C included, asks ``cancellation`` to stop the rest, waits for them and is raised. Where no
+    thread is to be had (the interpreter is ending, say), what the pool did not take is done here.
     """
-    if len(tasks) == 1:
-        tasks[0]()
-        return
-    executor = _executor()
-    futures = [executor.submit(task) for task in tasks[1:]]
+    futures = []
+    waiting = list(tasks[1:])
     try:
-        tasks[0]()
+        try:
+            executor = _executor() if waiting else None
+            while waiting:
+                futures.append(executor.submit(waiting[0]))
+                del waiting[0]
+        except RuntimeError:
+            pass
+        for task in (tasks[0], *waiting):
+            task()
         for future in futures:
             future.result()
     except BaseException:
         cancellation.request()
         for future in futures:
-            if not future.cancel():
-                future.exception()
+            while not (future.cancel() or future.done()):
+                with contextlib.suppress(BaseException):  # a second Ctrl-C may not leave threads in our buffers
+                    future.exception()
         raise

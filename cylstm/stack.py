@@ -21,7 +21,10 @@ SLICE_ROWS = 4
 class Record:
     """What a forward leaves on a tape for :func:`backward`, besides the tape's own buffers."""
 
-    __slots__ = ("batched", "c", "call", "gates", "inputs", "layer", "lengths", "outputs", "rows", "shape", "snapshot")
+    __slots__ = (
+        "batched", "c", "call", "dropout", "gates", "inputs", "layer", "lengths", "outputs", "rows", "seed", "shape",
+        "snapshot",
+    )  # fmt: skip
 
 
 def _slices(batch, directions):
@@ -91,6 +94,8 @@ def forward_on_tape(weights, num_directions, x, y, h_0, c_0, lengths, tape, drop
     record.shape = (steps, batch)
     record.lengths = lengths
     record.call = tape.calls
+    record.seed = tape.seed
+    record.dropout = dropout
     record.rows = []
     record.gates = []
     record.c = []
@@ -134,7 +139,7 @@ def forward_on_tape(weights, num_directions, x, y, h_0, c_0, lengths, tape, drop
             h_n[k] = h
             c_n[k] = c
         if dropout and last != len(weights):
-            _drop(out, tape.seed, record.call, layer, dropout)
+            _drop(out, record.seed, record.call, layer, dropout)
         x = out
     return (h_n, c_n), record
 
@@ -152,7 +157,7 @@ def _drop(array, seed, call, layer, p):
     noise.drop(array, seed, call, layer, p)
 
 
-def backward(weights, num_directions, record, dy, dh_n, dc_n, seed, dropout):
+def backward(weights, num_directions, record, dy, dh_n, dc_n):
     """(dx, (dh_0, dc_0), [(dweight_ih, dweight_hh, dbias)] per layer and direction), all new arrays.
 
     dy (T, B, D*H) or None. The tape's gates become dgates.
@@ -203,7 +208,7 @@ def backward(weights, num_directions, record, dy, dh_n, dc_n, seed, dropout):
                 packed.deinterleave(dweight, width + hidden_size, width + hidden_size + 1).reshape(-1),
             )
             _run(sequence.input_gradient, [packed], steps, batch, [(record.gates[k], dx, k > first)])
-        if dropout and first:
-            _drop(dx, seed, record.call, first // num_directions - 1, dropout)
+        if record.dropout and first:
+            _drop(dx, record.seed, record.call, first // num_directions - 1, record.dropout)
         dy = dx
     return dy, (dh_0, dc_0), products

@@ -12,7 +12,9 @@ The h of ``rows`` has slots as c has; x_t stands beside the h that step t begins
 Knows the buffers; knows no layer and does no arithmetic but the sum and the multiple of Gradients.
 """
 
+import contextlib
 import math
+import threading
 
 import numpy as np
 
@@ -58,6 +60,7 @@ class Tape:
         self.calls = 0
         self._buffers = {}
         self._record = None
+        self._lock = threading.Lock()
 
     def __repr__(self):
         return f"Tape(seed={self.seed}, training={self.training})"
@@ -76,6 +79,16 @@ class Tape:
         if memory is None or memory.size < count:
             memory = self._buffers[key] = aligned_empty((count,), np.uint8)
         return memory[:count].view(dtype).reshape(shape)
+
+    @contextlib.contextmanager
+    def use(self):
+        """While a forward fills the buffers or a backward spends them, nobody else may."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("another thread is using this tape: give each thread a tape of its own")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def begin(self):
         """A new forward: forget the last record, count the call."""

@@ -13,6 +13,7 @@ References
    https://pytorch.org/docs/stable/optim.html
 """
 
+import contextlib
 import math
 
 import numpy as np
@@ -69,16 +70,16 @@ class _Optimizer:
             All are checked before any layer is changed.
         """
         _check(gradients, self.layers)
-        for n, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True)):
-            taken, moments = self._states[n]
-            with layer.writable() as parameters:
+        states = []
+        with contextlib.ExitStack() as writers:  # all are entered before any is left: no layer is changed alone
+            edited = [writers.enter_context(layer.writable()) for layer in self.layers]
+            for parameters, gradient, (taken, moments) in zip(edited, gradients, self._states, strict=True):
                 moments = {
-                    name: self._update(
-                        parameters[name], gradient.parameters[name], moments[name], taken + 1
-                    )
+                    name: self._update(parameters[name], gradient.parameters[name], moments[name], taken + 1)
                     for name in moments
                 }
-            self._states[n] = (taken + 1, moments)
+                states.append((taken + 1, moments))
+        self._states = states
 
 
 class SGD(_Optimizer):

@@ -155,6 +155,8 @@ def lengths_array(lengths, batch, steps, batched):
     """B integers from 0 to T as intp; a single integer where x is unbatched; or None."""
     if lengths is None:
         return None
+    if isinstance(lengths, np.ma.MaskedArray):
+        raise TypeError("lengths is a masked array, expected integers")
     try:
         found = np.asarray(lengths)
     except ValueError:
@@ -221,5 +223,6 @@ def streamable(layer, batch_size):
     if layer.bidirectional:
         raise ValueError("a bidirectional layer can not stream: its reverse direction begins at the last step")
     rows = 1 if batch_size is None else size("batch_size", batch_size, 0)
-    memory("this stream", ((rows, layer.num_layers, layer.hidden_size), 3 * layer.dtype.itemsize))
+    bytes_of_row = 4 * layer.hidden_size * layer.dtype.itemsize + 128  # the state twice, and pointers to it
+    memory("this stream", ((rows, layer.num_layers), bytes_of_row))
     return rows

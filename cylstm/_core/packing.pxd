@@ -53,7 +53,7 @@ cdef class Weights:
     cdef object weight_ih
     cdef object weight_hh
     cdef int prepare_backward(self) except -1
-    cdef matrix _transposed(self, array)
+    cdef matrix _transposed(self, array, list memory)
 
 
 cdef class PackedDense:

@@ -153,7 +153,7 @@ cdef matrix new_matrix(
 
 cdef char *vector_at(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t vector, Py_ssize_t k, Py_ssize_t *step
-) noexcept:
+) noexcept nogil:
     """Where vector number ``vector`` of depth ``k`` is; step: elements from one k to the next."""
     cdef Py_ssize_t first = vector - vector % weights.group
     cdef Py_ssize_t width = min(weights.group, weights.vectors - first)
@@ -168,13 +168,14 @@ cdef pack_rows(const kernel_table *kernels, const matrix *to, array, Py_ssize_t 
     cdef Py_ssize_t row_bytes = to.depth * kernels.itemsize
     cdef Py_ssize_t block, gate, step
     cdef char *out
-    for block in range(to.vectors // gates):
-        for gate in range(gates):
-            out = vector_at(kernels, to, block * gates + gate, 0, &step)
-            kernels.pack(
-                to.depth, min(kernels.lanes, units - block * kernels.lanes),
-                data + (gate * units + block * kernels.lanes) * row_bytes, to.depth, 1, out, step,
-            )
+    with nogil:
+        for block in range(to.vectors // gates):
+            for gate in range(gates):
+                out = vector_at(kernels, to, block * gates + gate, 0, &step)
+                kernels.pack(
+                    to.depth, min(kernels.lanes, units - block * kernels.lanes),
+                    data + (gate * units + block * kernels.lanes) * row_bytes, to.depth, 1, out, step,
+                )
 
 
 cdef class Weights:
@@ -193,7 +194,7 @@ cdef class Weights:
         self.gates = gates
         self.lanes = kernels.lanes
         self.blocks = (self.hidden_size + kernels.lanes - 1) // kernels.lanes
-        self.memory = [weight_ih, weight_hh]
+        self.memory = []
         self.weight_ih = weight_ih
         self.weight_hh = weight_hh
         cdef Py_ssize_t vectors = self.blocks * gates
@@ -210,13 +211,19 @@ cdef class Weights:
 
     cdef int prepare_backward(self) except -1:
         """Pack what backward alone needs; a second thread that does the same at once does no harm."""
+        cdef matrix h, x
+        cdef list memory = []
         if not self.has_backward:
-            self.h_transposed = self._transposed(self.weight_hh)
-            self.x_transposed = self._transposed(self.weight_ih)
-            self.has_backward = True
+            h = self._transposed(self.weight_hh, memory)
+            x = self._transposed(self.weight_ih, memory)
+            if not self.has_backward:  # no other thread was faster
+                self.memory.append(memory)
+                self.h_transposed = h
+                self.x_transposed = x
+                self.has_backward = True
         return 0
 
-    cdef matrix _transposed(self, array):
+    cdef matrix _transposed(self, array, list memory):
         """(G*H, n) with its rows, in the order (blocks, G, lanes), as the depth, and n as vectors."""
         cdef const kernel_table *kernels = self.kernels
         cdef Py_ssize_t lanes = self.lanes
@@ -225,20 +232,21 @@ cdef class Weights:
         cdef Py_ssize_t vectors = (width + lanes - 1) // lanes
         cdef Py_ssize_t depth = self.blocks * self.gates * lanes
         cdef Py_ssize_t size = max(depth * vectors * lanes * kernels.itemsize, PAIRED_BYTES + 1)
-        cdef matrix to = new_matrix(kernels, depth, vectors, 4, size, self.memory)
+        cdef matrix to = new_matrix(kernels, depth, vectors, 4, size, memory)
         cdef const char *data = <const char *>cnp.PyArray_DATA(array)
         cdef Py_ssize_t block, gate, vector, step
         cdef char *out
-        for vector in range(vectors):
-            for block in range(self.blocks):
-                for gate in range(self.gates):
-                    out = vector_at(kernels, &to, vector, (block * self.gates + gate) * lanes, &step)
-                    kernels.pack(
-                        min(lanes, self.hidden_size - block * lanes), min(lanes, width - vector * lanes),
-                        data + (gate * self.hidden_size + block * lanes) * row_bytes
-                        + vector * lanes * kernels.itemsize,
-                        1, width, out, step,
-                    )
+        with nogil:
+            for vector in range(vectors):
+                for block in range(self.blocks):
+                    for gate in range(self.gates):
+                        out = vector_at(kernels, &to, vector, (block * self.gates + gate) * lanes, &step)
+                        kernels.pack(
+                            min(lanes, self.hidden_size - block * lanes), min(lanes, width - vector * lanes),
+                            data + (gate * self.hidden_size + block * lanes) * row_bytes
+                            + vector * lanes * kernels.itemsize,
+                            1, width, out, step,
+                        )
         return to
 
     def deinterleave(self, array, Py_ssize_t first, Py_ssize_t last):

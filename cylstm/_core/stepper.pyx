@@ -64,7 +64,7 @@ cdef class Stepper:
     cdef int slot                       # of the current h
     cdef char busy
 
-    def __cinit__(self, layer, batch_size):
+    def __cinit__(self, layer, batch_size=None):
         cdef Py_ssize_t k
         cdef int slot
         self.count = validation.streamable(layer, batch_size)
@@ -199,7 +199,8 @@ cdef class Stepper:
         Raises
         ------
         ValueError, TypeError
-            If x or out does not fit. A failed call changes nothing.
+            If x or out does not fit. A failed call changes nothing; only Ctrl-C in a huge batch may leave ``out`` (not
+            the state) half written.
         RuntimeError
             If another thread is inside this stream.
         """

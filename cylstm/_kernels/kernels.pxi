@@ -519,7 +519,8 @@ cdef void lstm_backward(
         di = dc g i (1 - i),   df = dc c_prev f (1 - f),   dg = dc i (1 - g^2),   do = dh tanh(c) o (1 - o)
         dc_prev = dc f
 
-    Lanes past ``units`` hold zeros in dh, dc and c_prev, and so get zeros in dgates and dc.
+    Lanes past ``units`` are read as zeros everywhere, whatever an infinity has made of them, and so get zeros in dgates
+    and dc.
     """
     cdef Py_ssize_t r, block, unit, some
     cdef real *gates
@@ -530,14 +531,14 @@ cdef void lstm_backward(
         some = min(units - block * LANES, <Py_ssize_t>LANES)
         for r in range(first, first + count):
             gates = rows.gates[r] + gates_offset + block * 4 * LANES
-            i = v_load(gates)
-            f = v_load(gates + LANES)
-            g = v_load(gates + 2 * LANES)
-            o = v_load(gates + 3 * LANES)
+            i = v_load_units(gates, some)
+            f = v_load_units(gates + LANES, some)
+            g = v_load_units(gates + 2 * LANES, some)
+            o = v_load_units(gates + 3 * LANES, some)
             c_prev = v_load_units(rows.c_prev[r] + unit, some)
             c = tanh(v_load_units(rows.c[r] + unit, some))
-            dh = v_load(rows.dh[r] + unit) + v_load_units(rows.dy[r] + unit, some)
-            dc = v_load(rows.dc[r] + unit) + dh * o * (one - c * c)
+            dh = v_load_units(rows.dh[r] + unit, some) + v_load_units(rows.dy[r] + unit, some)
+            dc = v_load_units(rows.dc[r] + unit, some) + dh * o * (one - c * c)
             v_store(gates, dc * g * i * (one - i))
             v_store(gates + LANES, dc * c_prev * f * (one - f))
             v_store(gates + 2 * LANES, dc * i * (one - g * g))
