@@ -16,11 +16,14 @@ from pathlib import Path
 
 WHEEL_BYTES = 4_000_000
 IN_SDIST = [
-    "LICENSE", "README.md", "pyproject.toml", "setup.py", "cylstm/py.typed", "cylstm/data/digits.npz",
+    "LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "setup.py", "cylstm/py.typed", "cylstm/data/digits.npz",
     "cylstm/_core/packing.pyx", "cylstm/_core/packing.pxd", "cylstm/_core/atomic.h", "cylstm/_kernels/kernels.pxi",
-    "cylstm/_kernels/simd.h", "cylstm/_kernels/neon_float32.pyx", "tests/test_reference.py", "tests/golden/",
+    "cylstm/_kernels/simd.h", "cylstm/_kernels/neon_float32.pyx", "tests/test_reference.py", "tests/golden/bits.txt",
+    "tests/portable/simd_check.c", "examples/",
 ]  # fmt: skip
 IN_WHEEL = ["cylstm/py.typed", "cylstm/data/digits.npz", "cylstm/_core/sequence.", "cylstm/_kernels/baseline_float64."]
+NOT_IN_SDIST = ("build/", "dist/", ".venv", ".git/")
+NOT_IN_WHEEL = ("tests/", "tools/", "benchmarks/", "examples/", "docs/", "build/")
 SOURCES = (".pyx", ".pxd", ".pxi", ".c", ".h")
 BUILT = (".so", ".pyd", ".pyc", ".o")
 
@@ -67,8 +70,7 @@ def main():
             require(not generated, f"the sdist has generated C: {generated}")
             archive.extractall(temporary, filter="data")
         with zipfile.ZipFile(wheel) as archive:
-            others = ("tests/", "tools/", "benchmarks/", "examples/", "docs/", "build/")
-            check_names("wheel", archive.namelist(), IN_WHEEL, others, SOURCES)
+            check_names("wheel", archive.namelist(), IN_WHEEL, NOT_IN_WHEEL, SOURCES)
         size = wheel.stat().st_size
         print(f"{wheel.name}: {size:,} bytes, at most {WHEEL_BYTES:,}")
         require(size <= WHEEL_BYTES, f"the wheel has {size:,} bytes, over {WHEEL_BYTES:,}")
