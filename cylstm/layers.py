@@ -283,7 +283,7 @@ class LSTM(Layer):
         width = max(self.input_size, 16) + self._directions * max(self.hidden_size, 16)
         validation.memory(  # parameters, copies of them and their packed forms, padded to vectors of up to 16
             "these parameters",
-            ((self.num_layers, self._directions, 4 * max(self.hidden_size, 16), width), 4 * dtype.itemsize),
+            self.num_layers * self._directions * 4 * max(self.hidden_size, 16) * width * 4 * dtype.itemsize,
         )
         shapes = self._parameter_shapes()
         if arrays is None:
@@ -379,35 +379,36 @@ class LSTM(Layer):
         >>> bool((y[2:, 1] == 0).all()), bool((h_n[0, 1] == y[1, 1]).all())
         (True, True)
         """
-        x, batched = validation.sequence(x, self.dtype, self.input_size, self.batch_first)
+        dtype, hidden_size, directions = self._dtype, self._hidden_size, self._directions
+        layers = self._num_layers * directions
+        x, batched = validation.sequence(x, dtype, self._input_size, self._batch_first)
         steps, batch, _ = x.shape
-        states = (self.num_layers * self._directions, batch, self.hidden_size)
-        h_0, c_0 = validation.state_pair("state", state, self.dtype, states, batched)
+        h_0, c_0 = validation.state_pair("state", state, dtype, (layers, batch, hidden_size), batched)
         lengths = validation.lengths_array(lengths, batch, steps, batched)
         if tape is not None and not isinstance(tape, Tape):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        width = self._directions * self.hidden_size
-        # y and, between two layers, two outputs; on a tape gates (16 units at least), c, and x | h | 1 of each layer.
-        values = width * min(self.num_layers, 3)
+        width = directions * hidden_size
+        # y and, between layers, two outputs; on a tape gates (16 units at least), c, and x | h | 1 of each layer.
+        values = width * (1 if layers == directions else 3)
         if tape is not None:
-            values += self.num_layers * self._directions * (6 * max(self.hidden_size, 16) + self.input_size + width)
-        validation.memory("this pass", ((steps + 3, batch, values), self.dtype.itemsize))
-        if self.batch_first and batched:
-            out = np.empty((batch, steps, width), self.dtype)
+            values += layers * (6 * max(hidden_size, 16) + self._input_size + width)
+        validation.memory("this pass", (steps + 3) * batch * values * self._dtype.itemsize)
+        if self._batch_first and batched:
+            out = np.empty((batch, steps, width), dtype)
             y = out.swapaxes(0, 1)
         else:
-            y = np.empty((steps, batch, width), self.dtype)
+            y = np.empty((steps, batch, width), dtype)
             out = y if batched else y[:, 0]
         snapshot = self._store.snapshot
         weights = self._packed(snapshot)
         if tape is None:
-            h_n, c_n = stack.forward(weights, self._directions, x, y, h_0, c_0, lengths)
+            h_n, c_n = stack.forward(weights, directions, x, y, h_0, c_0, lengths)
         else:
             with tape.use():
                 tape.begin()
-                dropout = self.dropout if tape.training else 0.0
+                dropout = self._dropout if tape.training else 0.0
                 (h_n, c_n), record = stack.forward_on_tape(
-                    weights, self._directions, x, y, h_0, c_0, lengths, tape, dropout
+                    weights, directions, x, y, h_0, c_0, lengths, tape, dropout
                 )
                 record.layer = self
                 record.snapshot = snapshot
@@ -560,7 +561,7 @@ class Dense(Layer):
         shapes = {"weight": (self.out_features, self.in_features)}
         if self.bias:
             shapes["bias"] = (self.out_features,)
-        validation.memory("these parameters", *((shape, 4 * dtype.itemsize) for shape in shapes.values()))
+        validation.memory("these parameters", sum(map(math.prod, shapes.values())) * 4 * dtype.itemsize)
         if arrays is None:
             rng = validation.generator(rng)
             bound = 1 / math.sqrt(self.in_features)
@@ -601,11 +602,10 @@ class Dense(Layer):
             raise ValueError(f"x has shape {x.shape}, expected (..., in_features={self.in_features})")
         if tape is not None and not isinstance(tape, Tape):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        validation.memory("this pass", ((*x.shape[:-1], self.out_features), 2 * self.dtype.itemsize))
+        validation.memory("this pass", math.prod(x.shape[:-1]) * self.out_features * 2 * self.dtype.itemsize)
         snapshot = self._store.snapshot
         if not x.flags.c_contiguous or not x.flags.aligned:
-            validation.memory("a contiguous copy of x", (x.shape, x.itemsize))
-            x = np.array(x, order="C", copy=True)
+            x = validation.contiguous_copy("x", x)
         rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
         y = np.empty((rows.shape[0], self.out_features), self.dtype)
         dense_forward(self._packed(snapshot), rows, y, self.activation)

@@ -33,23 +33,23 @@ def _slices(batch, directions):
     return [(batch * part // parts, batch * (part + 1) // parts) for part in range(parts)]
 
 
-def _run(function, weights, steps, batch, arguments):
-    """function(weights, *arguments, first_row, last_row, cancellation) for every direction and slice.
+def _run(function, steps, batch, directions):
+    """function(*arguments, first_row, last_row, cancellation) for every direction and slice of the batch.
 
-    ``weights`` and ``arguments``: one per direction.
+    ``directions``: the arguments of each, its packed weights first.
     """
-    directions = len(weights)
-    if steps * batch * directions * weights[0].operations > PARALLEL_OPERATIONS and parallel.get_num_threads() > 1:
+    work = steps * batch * len(directions) * directions[0][0].operations
+    if work > PARALLEL_OPERATIONS and parallel.get_num_threads() > 1:
         cancellation = sequence.Cancellation()
         tasks = [
-            partial(function, packed, *rest, first, last, cancellation)
-            for first, last in _slices(batch, directions)
-            for packed, rest in zip(weights, arguments, strict=True)
+            partial(function, *arguments, first, last, cancellation)
+            for first, last in _slices(batch, len(directions))
+            for arguments in directions
         ]
         parallel.run(tasks, cancellation)
         return
-    for packed, rest in zip(weights, arguments, strict=True):
-        function(packed, *rest, 0, batch, None)
+    for arguments in directions:
+        function(*arguments, 0, batch, None)
 
 
 def forward(weights, num_directions, x, y, h_0, c_0, lengths):
@@ -58,23 +58,21 @@ def forward(weights, num_directions, x, y, h_0, c_0, lengths):
     layers = len(weights)
     hidden_size = weights[0].hidden_size
     dtype = y.dtype
-    h = np.zeros((layers, 2, batch, hidden_size), dtype)  # two slots take turns
-    c = np.zeros((layers, 1, batch, hidden_size), dtype)
+    states = np.zeros((3, layers, batch, hidden_size), dtype)  # h in two slots that take turns, and c
     if h_0 is not None:
-        h[:, 0] = h_0
-        c[:, 0] = c_0
+        states[0] = h_0
+        states[2] = c_0
     for first in range(0, layers, num_directions):
         last = first + num_directions
         out = y if last == layers else np.empty((steps, batch, num_directions * hidden_size), dtype)
         if lengths is not None:
             out[...] = 0
-        arguments = [
-            (x, _half(out, k - first, num_directions), h[k], c[k], None, lengths, k > first)
+        _run(sequence.forward, steps, batch, [
+            (weights[k], x, _half(out, k - first, num_directions), states[:2, k], states[2:, k], None, lengths, k > first)
             for k in range(first, last)
-        ]
-        _run(sequence.forward, weights[first:last], steps, batch, arguments)
+        ])  # fmt: skip
         x = out
-    return np.ascontiguousarray(h[:, steps % 2]), c[:, 0]
+    return states[steps % 2], states[2]
 
 
 def _half(array, direction, num_directions):
@@ -129,12 +127,12 @@ def forward_on_tape(weights, num_directions, x, y, h_0, c_0, lengths, tape, drop
             h = slots[:, :, width : width + hidden_size]
             h[before] = 0 if h_0 is None else h_0[k]
             c[before] = 0 if c_0 is None else c_0[k]
-            arguments.append((x, _half(out, reverse, num_directions), h, c, gates, lengths, reverse))
+            arguments.append((packed, x, _half(out, reverse, num_directions), h, c, gates, lengths, reverse))
             states.append((h[after], c[after]))
             record.rows.append(rows)
             record.gates.append(gates)
             record.c.append(c)
-        _run(sequence.forward, weights[first:last], steps, batch, arguments)
+        _run(sequence.forward, steps, batch, arguments)
         for k, (h, c) in enumerate(states, first):
             h_n[k] = h
             c_n[k] = c
@@ -186,10 +184,10 @@ def backward(weights, num_directions, record, dy, dh_n, dc_n):
                 dstate[1, :, :hidden_size] = dc_n[k]
             states.append(dstate)
             arguments.append(
-                (record.gates[k], record.c[k], _half(dy, k > first, num_directions), dstate[0], dstate[1],
+                (packed, record.gates[k], record.c[k], _half(dy, k > first, num_directions), dstate[0], dstate[1],
                  record.lengths, k > first)
             )  # fmt: skip
-        _run(sequence.backward, weights[first:last], steps, batch, arguments)
+        _run(sequence.backward, steps, batch, arguments)
 
         # (dweight_ih | dweight_hh | dbias) = dgates^T (x | h_prev | 1),  dx = dgates W_ih
         dx = np.empty((steps, batch, weights[first].input_size), dtype)
@@ -207,7 +205,7 @@ def backward(weights, num_directions, record, dy, dh_n, dc_n):
                 packed.deinterleave(dweight, width, width + hidden_size),
                 packed.deinterleave(dweight, width + hidden_size, width + hidden_size + 1).reshape(-1),
             )
-            _run(sequence.input_gradient, [packed], steps, batch, [(record.gates[k], dx, k > first)])
+            _run(sequence.input_gradient, steps, batch, [(packed, record.gates[k], dx, k > first)])
         if record.dropout and first:
             _drop(dx, record.seed, record.call, first // num_directions - 1, record.dropout)
         dy = dx

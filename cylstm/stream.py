@@ -60,7 +60,7 @@ class Stream(Stepper):
         x = validation.rows_contiguous("x", x)
         if single:
             x = x[:, None]
-        validation.memory("this pass", ((x.shape[0], rows, layer.hidden_size), 2 * layer.dtype.itemsize))
+        validation.memory("this pass", 2 * x.shape[0] * rows * layer.hidden_size * layer.dtype.itemsize)
         y = np.empty((x.shape[0], rows, layer.hidden_size), layer.dtype)
         self._enter()
         try:

@@ -68,11 +68,8 @@ def generator(rng):
         raise type(error)(f"rng is {rng!r}, expected None, a seed or a numpy.random.Generator") from None
 
 
-def memory(what, *shapes_and_itemsizes):
-    """Refuse what the machine could not hold: an allocation may succeed and kill the process when touched."""
-    needed = 0
-    for shape, itemsize in shapes_and_itemsizes:
-        needed += math.prod(shape) * itemsize
+def memory(what, needed):
+    """Refuse bytes that the machine could not hold: an allocation may succeed and kill the process when touched."""
     if needed < 1 << 28:
         return
     try:
@@ -105,7 +102,11 @@ def rows_contiguous(name, value):
     flags = value.flags
     if flags.aligned and (flags.c_contiguous or value.strides[-1] == value.itemsize):
         return value
-    memory(f"a contiguous copy of {name}", (value.shape, value.itemsize))
+    return contiguous_copy(name, value)
+
+
+def contiguous_copy(name, value):
+    memory(f"a contiguous copy of {name}", value.nbytes)
     return np.array(value, order="C", copy=True)
 
 
@@ -117,10 +118,11 @@ def shape(name, value, expected, words):
 def sequence(x, dtype, input_size, batch_first):
     """x as (T, B, I), and whether it came with a batch axis."""
     x = array("x", x, dtype)
-    if x.ndim == 3 and x.shape[2] == input_size:
+    axes = x.shape
+    if len(axes) == 3 and axes[2] == input_size:
         x = rows_contiguous("x", x)
         return (x.swapaxes(0, 1) if batch_first else x), True
-    if x.ndim == 2 and x.shape[1] == input_size:
+    if len(axes) == 2 and axes[1] == input_size:
         return rows_contiguous("x", x)[:, None, :], False
     axes = "batch, seq_len" if batch_first else "seq_len, batch"
     raise ValueError(
@@ -224,5 +226,5 @@ def streamable(layer, batch_size):
         raise ValueError("a bidirectional layer can not stream: its reverse direction begins at the last step")
     rows = 1 if batch_size is None else size("batch_size", batch_size, 0)
     bytes_of_row = 4 * layer.hidden_size * layer.dtype.itemsize + 128  # the state twice, and pointers to it
-    memory("this stream", ((rows, layer.num_layers), bytes_of_row))
+    memory("this stream", rows * layer.num_layers * bytes_of_row)
     return rows

@@ -22,6 +22,11 @@ cdef extern from "table.h" nogil:
         void *const *c
         void *const *h
         void *const *y
+        Py_ssize_t first
+        Py_ssize_t count
+        Py_ssize_t gates_offset
+        Py_ssize_t unit_offset
+        Py_ssize_t units
     ctypedef struct backward_rows:
         void *const *gates
         const void *const *c_prev
@@ -29,10 +34,13 @@ cdef extern from "table.h" nogil:
         const void *const *dy
         const void *const *dh
         void *const *dc
-    ctypedef void forward_function(const forward_rows *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
-                                   Py_ssize_t) noexcept nogil
-    ctypedef void backward_function(const backward_rows *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
-                                    Py_ssize_t) noexcept nogil
+        Py_ssize_t first
+        Py_ssize_t count
+        Py_ssize_t gates_offset
+        Py_ssize_t unit_offset
+        Py_ssize_t units
+    ctypedef void forward_function(const forward_rows *) noexcept nogil
+    ctypedef void backward_function(const backward_rows *) noexcept nogil
     ctypedef void activation_function(Py_ssize_t, void *) noexcept nogil
     ctypedef void activation_backward_function(Py_ssize_t, const void *, void *) noexcept nogil
     ctypedef struct kernel_table:

@@ -161,9 +161,12 @@ cdef void step(
                     group_at(kernels, leading, vector + group),
                 )
                 vector += group
-            layer.cell(
-                &cell_rows, row, some, (first - origin) * lanes, unit, min(units, layer.hidden_size - unit)
-            )
+            cell_rows.first = row
+            cell_rows.count = some
+            cell_rows.gates_offset = (first - origin) * lanes
+            cell_rows.unit_offset = unit
+            cell_rows.units = min(units, layer.hidden_size - unit)
+            layer.cell(&cell_rows)
             row += some
         first += together
         unit += -units if downwards else units
@@ -441,6 +444,8 @@ cdef void backward_steps(backward_pass *run, Py_ssize_t last, Py_ssize_t first) 
     rows.dy = <const void *const *>run.dy_rows
     rows.dh = <const void *const *>run.dh_rows
     rows.dc = <void *const *>run.dc_rows
+    rows.first = rows.gates_offset = rows.unit_offset = 0
+    rows.units = run.hidden_size
     s = last
     while s > first:
         s -= 1
@@ -459,7 +464,8 @@ cdef void backward_steps(backward_pass *run, Py_ssize_t last, Py_ssize_t first) 
                 count += 1
             else:  # its gradients carry over; this step has none
                 memset(at(&run.gates, t, row), 0, gates_bytes)
-        run.cell(&rows, 0, count, 0, 0, run.hidden_size)
+        rows.count = count
+        run.cell(&rows)
         multiply(
             kernels, &run.h_transposed, count, <const void *const *>run.gates_rows,
             <const void *const *>run.zeros, <void *const *>run.dh_rows, s & 1,

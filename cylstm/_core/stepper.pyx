@@ -169,8 +169,7 @@ cdef class Stepper:
         if self.batch_size is not None:
             wanted = f"(batch_size={self.count}, input_size={self.input_size})"
         validation.shape("x", x, expected, wanted)
-        validation.memory("a contiguous copy of x", (x.shape, x.itemsize))
-        return np.array(x, order="C", copy=True)
+        return validation.contiguous_copy("x", x)
 
     def _check_output(self, out):
         """The error for an out that does not fit."""

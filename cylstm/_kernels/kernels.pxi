@@ -59,6 +59,11 @@ cdef extern from "table.h" nogil:
         real *const *c
         real *const *h
         real *const *y
+        Py_ssize_t first
+        Py_ssize_t count
+        Py_ssize_t gates_offset
+        Py_ssize_t unit_offset
+        Py_ssize_t units
     ctypedef struct backward_rows:
         real *const *gates
         const real *const *c_prev
@@ -66,6 +71,11 @@ cdef extern from "table.h" nogil:
         const real *const *dy
         const real *const *dh
         real *const *dc
+        Py_ssize_t first
+        Py_ssize_t count
+        Py_ssize_t gates_offset
+        Py_ssize_t unit_offset
+        Py_ssize_t units
     ctypedef void activation_function(Py_ssize_t count, real *x) noexcept nogil
     ctypedef void activation_backward_function(Py_ssize_t count, const real *y, real *dy) noexcept nogil
     ctypedef struct kernel_table:
@@ -75,10 +85,8 @@ cdef extern from "table.h" nogil:
         void (*tile)(Py_ssize_t, Py_ssize_t, const tile_product *) noexcept nogil
         void (*sum_row)(Py_ssize_t, const tile_product *) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
-        void (*lstm_forward)(const forward_rows *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
-                             Py_ssize_t) noexcept nogil
-        void (*lstm_backward)(const backward_rows *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
-                              Py_ssize_t) noexcept nogil
+        void (*lstm_forward)(const forward_rows *) noexcept nogil
+        void (*lstm_backward)(const backward_rows *) noexcept nogil
         activation_function *relu
         activation_function *sigmoid
         activation_function *tanh
@@ -457,14 +465,72 @@ cdef inline void v_store_units(real *to, vreal x, Py_ssize_t units) noexcept nog
         v_store_some(to, x, units)
 
 
-cdef void lstm_forward(
-    const forward_rows *rows,
-    Py_ssize_t first,
-    Py_ssize_t count,
-    Py_ssize_t gates_offset,
-    Py_ssize_t unit_offset,
-    Py_ssize_t units,
-) noexcept nogil:
+cdef struct position:
+    # A block of units of a row: the work of a row function is a list of these, block by block, of all rows each.
+    Py_ssize_t row
+    Py_ssize_t unit
+
+
+cdef inline position start_of(Py_ssize_t first_row) noexcept nogil:
+    cdef position at
+    at.row = first_row
+    at.unit = 0
+    return at
+
+
+cdef inline void advance(position *at, Py_ssize_t first_row, Py_ssize_t rows) noexcept nogil:
+    at.row += 1
+    if at.row == first_row + rows:
+        at.row = first_row
+        at.unit += LANES
+
+
+cdef inline void lstm_gates(const forward_rows *rows, position *at) noexcept nogil:
+    """The gates of one block, and c."""
+    cdef real *gates = rows.gates[at.row] + rows.gates_offset + at.unit * 4
+    cdef Py_ssize_t unit = rows.unit_offset + at.unit
+    cdef Py_ssize_t some = min(rows.units - at.unit, <Py_ssize_t>LANES)
+    cdef vreal[4] ifog
+    cdef vreal c
+    ifog[0] = v_load(gates)
+    ifog[1] = v_load(gates + LANES)
+    ifog[2] = v_load(gates + 3 * LANES)
+    ifog[3] = v_load(gates + 2 * LANES)
+    activate(3, 1, ifog)
+    v_store(gates, ifog[0])
+    v_store(gates + LANES, ifog[1])
+    v_store(gates + 2 * LANES, ifog[3])
+    v_store(gates + 3 * LANES, ifog[2])
+    c = v_fma(ifog[1], v_load_units(rows.c_prev[at.row] + unit, some), ifog[0] * ifog[3])
+    v_store_units(rows.c[at.row] + unit, c, some)
+    advance(at, rows.first, rows.count)
+
+
+cdef inline void lstm_output(const int blocks, const forward_rows *rows, position *at) noexcept nogil:
+    """h of one or two blocks, side by side."""
+    cdef real *o[2]
+    cdef real *h[2]
+    cdef real *y[2]
+    cdef Py_ssize_t some[2]
+    cdef vreal[2] x
+    cdef Py_ssize_t unit
+    cdef int j
+    for j in range(blocks):
+        unit = rows.unit_offset + at.unit
+        o[j] = rows.gates[at.row] + rows.gates_offset + at.unit * 4 + 3 * LANES
+        h[j] = rows.h[at.row] + unit
+        y[j] = rows.y[at.row] + unit
+        some[j] = min(rows.units - at.unit, <Py_ssize_t>LANES)
+        x[j] = v_load_units(rows.c[at.row] + unit, some[j])
+        advance(at, rows.first, rows.count)
+    activate(0, blocks, x)
+    for j in range(blocks):
+        x[j] = v_load(o[j]) * x[j]
+        v_store_units(h[j], x[j], some[j])
+        v_store_units(y[j], x[j], some[j])
+
+
+cdef void lstm_forward(const forward_rows *rows) noexcept nogil:
     """One LSTM step of some units, its matrix products done (Gers, Schmidhuber & Cummins 2000).
 
         i, f, o = sigmoid of their pre-activations,  g = tanh of its own
@@ -475,44 +541,52 @@ cdef void lstm_forward(
     ``gates`` decides whether they are a tape. Two loops, because in one the processor sees no further than a row's
     chain of gates, c and tanh(c), and waits for it.
     """
-    cdef Py_ssize_t r, block, unit, some
+    cdef Py_ssize_t total = blocks_of(rows.units) * rows.count
+    cdef Py_ssize_t done
+    cdef position at = start_of(rows.first)
+    for done in range(total):
+        lstm_gates(rows, &at)
+    at = start_of(rows.first)
+    for done in range(total // 2):
+        lstm_output(2, rows, &at)
+    if total % 2:
+        lstm_output(1, rows, &at)
+
+
+cdef inline void lstm_derivatives(const int blocks, const backward_rows *rows, position *at) noexcept nogil:
+    """dgates and dc of one or two blocks; the tanh of c side by side."""
     cdef real *gates
-    cdef vreal[4] ifog
-    cdef vreal c, h
-    for block in range(blocks_of(units)):
-        unit = unit_offset + block * LANES
-        some = min(units - block * LANES, <Py_ssize_t>LANES)
-        for r in range(first, first + count):
-            gates = rows.gates[r] + gates_offset + block * 4 * LANES
-            ifog[0] = v_load(gates)
-            ifog[1] = v_load(gates + LANES)
-            ifog[2] = v_load(gates + 3 * LANES)
-            ifog[3] = v_load(gates + 2 * LANES)
-            activate(3, 1, ifog)
-            v_store(gates, ifog[0])
-            v_store(gates + LANES, ifog[1])
-            v_store(gates + 2 * LANES, ifog[3])
-            v_store(gates + 3 * LANES, ifog[2])
-            c = v_fma(ifog[1], v_load_units(rows.c_prev[r] + unit, some), ifog[0] * ifog[3])
-            v_store_units(rows.c[r] + unit, c, some)
-    for block in range(blocks_of(units)):
-        unit = unit_offset + block * LANES
-        some = min(units - block * LANES, <Py_ssize_t>LANES)
-        for r in range(first, first + count):
-            gates = rows.gates[r] + gates_offset + block * 4 * LANES
-            h = v_load(gates + 3 * LANES) * tanh(v_load_units(rows.c[r] + unit, some))
-            v_store_units(rows.h[r] + unit, h, some)
-            v_store_units(rows.y[r] + unit, h, some)
+    cdef position here = at[0]
+    cdef vreal[2] tanh_c
+    cdef vreal one = v_set1(<real>1)
+    cdef vreal i, f, g, o, c_prev, dh, dc
+    cdef Py_ssize_t unit, some
+    cdef int j
+    for j in range(blocks):
+        some = min(rows.units - at.unit, <Py_ssize_t>LANES)
+        tanh_c[j] = v_load_units(rows.c[at.row] + rows.unit_offset + at.unit, some)
+        advance(at, rows.first, rows.count)
+    activate(0, blocks, tanh_c)
+    for j in range(blocks):
+        gates = rows.gates[here.row] + rows.gates_offset + here.unit * 4
+        unit = rows.unit_offset + here.unit
+        some = min(rows.units - here.unit, <Py_ssize_t>LANES)
+        i = v_load_units(gates, some)
+        f = v_load_units(gates + LANES, some)
+        g = v_load_units(gates + 2 * LANES, some)
+        o = v_load_units(gates + 3 * LANES, some)
+        c_prev = v_load_units(rows.c_prev[here.row] + unit, some)
+        dh = v_load_units(rows.dh[here.row] + unit, some) + v_load_units(rows.dy[here.row] + unit, some)
+        dc = v_load_units(rows.dc[here.row] + unit, some) + dh * o * (one - tanh_c[j] * tanh_c[j])
+        v_store(gates, dc * g * i * (one - i))
+        v_store(gates + LANES, dc * c_prev * f * (one - f))
+        v_store(gates + 2 * LANES, dc * i * (one - g * g))
+        v_store(gates + 3 * LANES, dh * tanh_c[j] * o * (one - o))
+        v_store(rows.dc[here.row] + unit, dc * f)
+        advance(&here, rows.first, rows.count)
 
 
-cdef void lstm_backward(
-    const backward_rows *rows,
-    Py_ssize_t first,
-    Py_ssize_t count,
-    Py_ssize_t gates_offset,
-    Py_ssize_t unit_offset,
-    Py_ssize_t units,
-) noexcept nogil:
+cdef void lstm_backward(const backward_rows *rows) noexcept nogil:
     """The derivatives of lstm_forward; d of a gate is with respect to its pre-activation.
 
         dh = dy + dh of the next step,   dc = dc of the next step + dh o (1 - tanh(c)^2)
@@ -522,28 +596,13 @@ cdef void lstm_backward(
     Lanes past ``units`` are read as zeros everywhere, whatever an infinity has made of them, and so get zeros in dgates
     and dc.
     """
-    cdef Py_ssize_t r, block, unit, some
-    cdef real *gates
-    cdef vreal one = v_set1(<real>1)
-    cdef vreal i, f, g, o, c_prev, c, dh, dc
-    for block in range(blocks_of(units)):
-        unit = unit_offset + block * LANES
-        some = min(units - block * LANES, <Py_ssize_t>LANES)
-        for r in range(first, first + count):
-            gates = rows.gates[r] + gates_offset + block * 4 * LANES
-            i = v_load_units(gates, some)
-            f = v_load_units(gates + LANES, some)
-            g = v_load_units(gates + 2 * LANES, some)
-            o = v_load_units(gates + 3 * LANES, some)
-            c_prev = v_load_units(rows.c_prev[r] + unit, some)
-            c = tanh(v_load_units(rows.c[r] + unit, some))
-            dh = v_load_units(rows.dh[r] + unit, some) + v_load_units(rows.dy[r] + unit, some)
-            dc = v_load_units(rows.dc[r] + unit, some) + dh * o * (one - c * c)
-            v_store(gates, dc * g * i * (one - i))
-            v_store(gates + LANES, dc * c_prev * f * (one - f))
-            v_store(gates + 2 * LANES, dc * i * (one - g * g))
-            v_store(gates + 3 * LANES, dh * c * o * (one - o))
-            v_store(rows.dc[r] + unit, dc * f)
+    cdef Py_ssize_t total = blocks_of(rows.units) * rows.count
+    cdef Py_ssize_t done
+    cdef position at = start_of(rows.first)
+    for done in range(total // 2):
+        lstm_derivatives(2, rows, &at)
+    if total % 2:
+        lstm_derivatives(1, rows, &at)
 
 
 cdef kernel_table functions

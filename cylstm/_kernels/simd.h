@@ -95,6 +95,24 @@ INLINE vreal v_scale(vreal x, vreal n, vreal shifted)
 }
 #endif
 
+/* The first ``count`` lanes, and zeros; count <= LANES. */
+#if defined(CYLSTM_LEVEL_AVX512) && defined(CYLSTM_FLOAT64)
+#  define FIRST_LANES(count) ((__mmask8)((1u << (count)) - 1))
+INLINE vreal v_load_some(const real *from, Py_ssize_t count) { return (vreal)_mm512_maskz_loadu_pd(FIRST_LANES(count), from); }
+INLINE void v_store_some(real *to, vreal x, Py_ssize_t count) { _mm512_mask_storeu_pd(to, FIRST_LANES(count), (__m512d)x); }
+#elif defined(CYLSTM_LEVEL_AVX512)
+#  define FIRST_LANES(count) ((__mmask16)((1u << (count)) - 1))
+INLINE vreal v_load_some(const real *from, Py_ssize_t count) { return (vreal)_mm512_maskz_loadu_ps(FIRST_LANES(count), from); }
+INLINE void v_store_some(real *to, vreal x, Py_ssize_t count) { _mm512_mask_storeu_ps(to, FIRST_LANES(count), (__m512)x); }
+#elif defined(CYLSTM_LEVEL_AVX2) && defined(CYLSTM_FLOAT64)
+#  define FIRST_LANES(count) _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3))
+INLINE vreal v_load_some(const real *from, Py_ssize_t count) { return (vreal)_mm256_maskload_pd(from, FIRST_LANES(count)); }
+INLINE void v_store_some(real *to, vreal x, Py_ssize_t count) { _mm256_maskstore_pd(to, FIRST_LANES(count), (__m256d)x); }
+#elif defined(CYLSTM_LEVEL_AVX2)
+#  define FIRST_LANES(count) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+INLINE vreal v_load_some(const real *from, Py_ssize_t count) { return (vreal)_mm256_maskload_ps(from, FIRST_LANES(count)); }
+INLINE void v_store_some(real *to, vreal x, Py_ssize_t count) { _mm256_maskstore_ps(to, FIRST_LANES(count), (__m256)x); }
+#else
 INLINE vreal v_load_some(const real *from, Py_ssize_t count)
 {
     vreal x = {0};
@@ -106,6 +124,7 @@ INLINE void v_store_some(real *to, vreal x, Py_ssize_t count)
 {
     memcpy(to, &x, (size_t)count * sizeof(real));
 }
+#endif
 
 INLINE vreal v_load(const real *from) { return *(const vreal *)from; }
 INLINE void v_prefetch(const void *line) { __builtin_prefetch(line, 0, 2); } /* to L2; any address will do */

@@ -33,13 +33,16 @@ typedef struct {
     Py_ssize_t next_step;           /* bytes from one k to the next; 0 with nothing to fetch */
 } tile_product;
 
-/* The rows of one step, each a pointer to the row's first unit (gates: to its first block). */
+/* Some units of some rows of one step. Each pointer is to a row's first unit (gates: to its first block). */
 typedef struct {
     real *const *gates;             /* (blocks, G, LANES)  INOUT  in: pre-activations, out: activations */
     const real *const *c_prev;      /* (H,)  IN */
     real *const *c;                 /* (H,)  OUT  may be c_prev */
     real *const *h;                 /* (H,)  OUT */
     real *const *y;                 /* (H,)  OUT  the layer's output, the same values as h */
+    Py_ssize_t first, count;        /* the rows first .. first + count - 1 */
+    Py_ssize_t gates_offset;        /* where the gates of the first block begin */
+    Py_ssize_t unit_offset, units;  /* the hidden units unit_offset .. unit_offset + units - 1; offset: whole blocks */
 } forward_rows;
 
 typedef struct {
@@ -49,14 +52,13 @@ typedef struct {
     const real *const *dy;          /* (H,)  IN     gradient of this step's output */
     const real *const *dh;          /* (blocks, LANES)  IN     what the next step sends back */
     real *const *dc;                /* (blocks, LANES)  INOUT  in: dL/dc_t of the next step, out: dL/dc_{t-1} */
+    Py_ssize_t first, count;        /* the rows first .. first + count - 1 */
+    Py_ssize_t gates_offset;        /* where the gates of the first block begin */
+    Py_ssize_t unit_offset, units;  /* the hidden units unit_offset .. unit_offset + units - 1; offset: whole blocks */
 } backward_rows;
 
-/* The hidden units unit_offset .. unit_offset + units of the rows first .. first + count. unit_offset is a multiple of
- * LANES; gates_offset is where the gates of its block begin. */
-typedef void forward_function(const forward_rows *rows, Py_ssize_t first, Py_ssize_t count,
-                              Py_ssize_t gates_offset, Py_ssize_t unit_offset, Py_ssize_t units);
-typedef void backward_function(const backward_rows *rows, Py_ssize_t first, Py_ssize_t count,
-                               Py_ssize_t gates_offset, Py_ssize_t unit_offset, Py_ssize_t units);
+typedef void forward_function(const forward_rows *rows);
+typedef void backward_function(const backward_rows *rows);
 /* x (count,) INOUT: z -> activation(z);  y (count,) IN, dy (count,) INOUT: dL/dy -> dL/dz */
 typedef void activation_function(Py_ssize_t count, real *x);
 typedef void activation_backward_function(Py_ssize_t count, const real *y, real *dy);
