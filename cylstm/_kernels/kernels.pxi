@@ -465,33 +465,48 @@ cdef inline void v_store_units(real *to, vreal x, Py_ssize_t units) noexcept nog
         v_store_some(to, x, units)
 
 
-cdef struct position:
-    # A block of units of a row: the work of a row function is a list of these, block by block, of all rows each.
+cdef struct walk:
+    # Where a row function is among its blocks: of each block of units all rows, then the next block.
     Py_ssize_t row
+    Py_ssize_t first
+    Py_ssize_t end
+    Py_ssize_t gates_offset
     Py_ssize_t unit
+    Py_ssize_t left            # units from here on
 
 
-cdef inline position start_of(Py_ssize_t first_row) noexcept nogil:
-    cdef position at
-    at.row = first_row
-    at.unit = 0
+cdef inline walk new_walk(
+    Py_ssize_t first, Py_ssize_t count, Py_ssize_t gates_offset, Py_ssize_t unit, Py_ssize_t units
+) noexcept nogil:
+    cdef walk at
+    at.row = at.first = first
+    at.end = first + count
+    at.gates_offset = gates_offset
+    at.unit = unit
+    at.left = units
     return at
 
 
-cdef inline void advance(position *at, Py_ssize_t first_row, Py_ssize_t rows) noexcept nogil:
+cdef inline Py_ssize_t units_of(const walk *at) noexcept nogil:
+    return min(at.left, <Py_ssize_t>LANES)
+
+
+cdef inline void advance(walk *at, Py_ssize_t gates) noexcept nogil:
     at.row += 1
-    if at.row == first_row + rows:
-        at.row = first_row
+    if at.row == at.end:
+        at.row = at.first
+        at.gates_offset += gates * LANES
         at.unit += LANES
+        at.left -= LANES
 
 
-cdef inline void lstm_gates(const forward_rows *rows, position *at) noexcept nogil:
+cdef inline void lstm_gates(const forward_rows *rows, walk *at) noexcept nogil:
     """The gates of one block, and c."""
-    cdef real *gates = rows.gates[at.row] + rows.gates_offset + at.unit * 4
-    cdef Py_ssize_t unit = rows.unit_offset + at.unit
-    cdef Py_ssize_t some = min(rows.units - at.unit, <Py_ssize_t>LANES)
+    cdef real *gates = rows.gates[at.row] + at.gates_offset
+    cdef const real *c_prev = rows.c_prev[at.row] + at.unit
+    cdef real *c = rows.c[at.row] + at.unit
+    cdef Py_ssize_t units = units_of(at)
     cdef vreal[4] ifog
-    cdef vreal c
     ifog[0] = v_load(gates)
     ifog[1] = v_load(gates + LANES)
     ifog[2] = v_load(gates + 3 * LANES)
@@ -501,33 +516,30 @@ cdef inline void lstm_gates(const forward_rows *rows, position *at) noexcept nog
     v_store(gates + LANES, ifog[1])
     v_store(gates + 2 * LANES, ifog[3])
     v_store(gates + 3 * LANES, ifog[2])
-    c = v_fma(ifog[1], v_load_units(rows.c_prev[at.row] + unit, some), ifog[0] * ifog[3])
-    v_store_units(rows.c[at.row] + unit, c, some)
-    advance(at, rows.first, rows.count)
+    v_store_units(c, v_fma(ifog[1], v_load_units(c_prev, units), ifog[0] * ifog[3]), units)
+    advance(at, 4)
 
 
-cdef inline void lstm_output(const int blocks, const forward_rows *rows, position *at) noexcept nogil:
+cdef inline void lstm_output(const int blocks, const forward_rows *rows, walk *at) noexcept nogil:
     """h of one or two blocks, side by side."""
-    cdef real *o[2]
+    cdef const real *o[2]
     cdef real *h[2]
     cdef real *y[2]
-    cdef Py_ssize_t some[2]
+    cdef Py_ssize_t units[2]
     cdef vreal[2] x
-    cdef Py_ssize_t unit
     cdef int j
     for j in range(blocks):
-        unit = rows.unit_offset + at.unit
-        o[j] = rows.gates[at.row] + rows.gates_offset + at.unit * 4 + 3 * LANES
-        h[j] = rows.h[at.row] + unit
-        y[j] = rows.y[at.row] + unit
-        some[j] = min(rows.units - at.unit, <Py_ssize_t>LANES)
-        x[j] = v_load_units(rows.c[at.row] + unit, some[j])
-        advance(at, rows.first, rows.count)
+        o[j] = rows.gates[at.row] + at.gates_offset + 3 * LANES
+        h[j] = rows.h[at.row] + at.unit
+        y[j] = rows.y[at.row] + at.unit
+        units[j] = units_of(at)
+        x[j] = v_load_units(rows.c[at.row] + at.unit, units[j])
+        advance(at, 4)
     activate(0, blocks, x)
     for j in range(blocks):
         x[j] = v_load(o[j]) * x[j]
-        v_store_units(h[j], x[j], some[j])
-        v_store_units(y[j], x[j], some[j])
+        v_store_units(h[j], x[j], units[j])
+        v_store_units(y[j], x[j], units[j])
 
 
 cdef void lstm_forward(const forward_rows *rows) noexcept nogil:
@@ -543,47 +555,45 @@ cdef void lstm_forward(const forward_rows *rows) noexcept nogil:
     """
     cdef Py_ssize_t total = blocks_of(rows.units) * rows.count
     cdef Py_ssize_t done
-    cdef position at = start_of(rows.first)
+    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
     for done in range(total):
         lstm_gates(rows, &at)
-    at = start_of(rows.first)
+    at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
     for done in range(total // 2):
         lstm_output(2, rows, &at)
     if total % 2:
         lstm_output(1, rows, &at)
 
 
-cdef inline void lstm_derivatives(const int blocks, const backward_rows *rows, position *at) noexcept nogil:
+cdef inline void lstm_derivatives(const int blocks, const backward_rows *rows, walk *at) noexcept nogil:
     """dgates and dc of one or two blocks; the tanh of c side by side."""
-    cdef real *gates
-    cdef position here = at[0]
+    cdef walk here = at[0]
     cdef vreal[2] tanh_c
     cdef vreal one = v_set1(<real>1)
     cdef vreal i, f, g, o, c_prev, dh, dc
-    cdef Py_ssize_t unit, some
+    cdef real *gates
+    cdef Py_ssize_t units
     cdef int j
     for j in range(blocks):
-        some = min(rows.units - at.unit, <Py_ssize_t>LANES)
-        tanh_c[j] = v_load_units(rows.c[at.row] + rows.unit_offset + at.unit, some)
-        advance(at, rows.first, rows.count)
+        tanh_c[j] = v_load_units(rows.c[at.row] + at.unit, units_of(at))
+        advance(at, 4)
     activate(0, blocks, tanh_c)
     for j in range(blocks):
-        gates = rows.gates[here.row] + rows.gates_offset + here.unit * 4
-        unit = rows.unit_offset + here.unit
-        some = min(rows.units - here.unit, <Py_ssize_t>LANES)
-        i = v_load_units(gates, some)
-        f = v_load_units(gates + LANES, some)
-        g = v_load_units(gates + 2 * LANES, some)
-        o = v_load_units(gates + 3 * LANES, some)
-        c_prev = v_load_units(rows.c_prev[here.row] + unit, some)
-        dh = v_load_units(rows.dh[here.row] + unit, some) + v_load_units(rows.dy[here.row] + unit, some)
-        dc = v_load_units(rows.dc[here.row] + unit, some) + dh * o * (one - tanh_c[j] * tanh_c[j])
+        gates = rows.gates[here.row] + here.gates_offset
+        units = units_of(&here)
+        i = v_load_units(gates, units)
+        f = v_load_units(gates + LANES, units)
+        g = v_load_units(gates + 2 * LANES, units)
+        o = v_load_units(gates + 3 * LANES, units)
+        c_prev = v_load_units(rows.c_prev[here.row] + here.unit, units)
+        dh = v_load_units(rows.dh[here.row] + here.unit, units) + v_load_units(rows.dy[here.row] + here.unit, units)
+        dc = v_load_units(rows.dc[here.row] + here.unit, units) + dh * o * (one - tanh_c[j] * tanh_c[j])
         v_store(gates, dc * g * i * (one - i))
         v_store(gates + LANES, dc * c_prev * f * (one - f))
         v_store(gates + 2 * LANES, dc * i * (one - g * g))
         v_store(gates + 3 * LANES, dh * tanh_c[j] * o * (one - o))
-        v_store(rows.dc[here.row] + unit, dc * f)
-        advance(&here, rows.first, rows.count)
+        v_store(rows.dc[here.row] + here.unit, dc * f)
+        advance(&here, 4)
 
 
 cdef void lstm_backward(const backward_rows *rows) noexcept nogil:
@@ -598,7 +608,7 @@ cdef void lstm_backward(const backward_rows *rows) noexcept nogil:
     """
     cdef Py_ssize_t total = blocks_of(rows.units) * rows.count
     cdef Py_ssize_t done
-    cdef position at = start_of(rows.first)
+    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
     for done in range(total // 2):
         lstm_derivatives(2, rows, &at)
     if total % 2:
