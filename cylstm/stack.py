@@ -68,7 +68,8 @@ def forward(weights, num_directions, x, y, h_0, c_0, lengths):
         if lengths is not None:
             out[...] = 0
         _run(sequence.forward, steps, batch, [
-            (weights[k], x, _half(out, k - first, num_directions), states[:2, k], states[2:, k], None, lengths, k > first)
+            (weights[k], x, _half(out, k - first, num_directions), states[:2, k], states[2:, k], None, lengths,
+             k > first)
             for k in range(first, last)
         ])  # fmt: skip
         x = out
@@ -104,7 +105,7 @@ def forward_on_tape(weights, num_directions, x, y, h_0, c_0, lengths, tape, drop
         layer = first // num_directions
         out = y
         if last != len(weights):
-            out = tape.buffer(("y", layer), (steps, batch, num_directions * hidden_size), dtype)
+            out = tape.buffer(("y", layer % 2), (steps, batch, num_directions * hidden_size), dtype)
         if lengths is not None:
             out[...] = 0
         arguments = []

@@ -5,7 +5,7 @@ The buffers of a tape, in this one place (T steps, B rows, H hidden units, D dir
     ("rows", layer, direction)   (T + 1, B, I + H + 1)          x_t | h before it | 1: dweight and dbias are one product
     ("gates", layer, direction)  (T, B, blocks, gates, lanes)   activations; backward turns them into dgates
     ("c", layer, direction)      (T + 1, B, H)                  slot t: before step t; in reverse after it
-    ("y", layer)                 (T, B, D*H)                    output of each layer but the last
+    ("y", layer % 2)             (T, B, D*H)                    output of a layer but the last, for the next one
 
 The h of ``rows`` has slots as c has; x_t stands beside the h that step t begins with, in slot t, in reverse t + 1.
 

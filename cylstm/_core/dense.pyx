@@ -77,8 +77,16 @@ def dense_backward(dtype, y, dy, activation):
     cdef Py_ssize_t row_bytes = outputs * kernels.itemsize
     cdef const char *y_data = <const char *>cnp.PyArray_DATA(y)
     cdef char *dy_data = <char *>cnp.PyArray_DATA(dy)
-    cdef Py_ssize_t r
-    cdef PyThreadState *state = release(8 * rows * outputs)
-    for r in range(rows):
-        function(outputs, y_data + r * row_bytes, dy_data + r * row_bytes)
-    take_back(state)
+    cdef Py_ssize_t operations = 8 * outputs + 1   # of a row
+    cdef Py_ssize_t part = rows_per_part(operations)
+    cdef Py_ssize_t r = 0
+    cdef Py_ssize_t last
+    cdef PyThreadState *state
+    while r < rows:
+        last = min(rows, r + part)
+        state = release(operations * (last - r))
+        while r < last:
+            function(outputs, y_data + r * row_bytes, dy_data + r * row_bytes)
+            r += 1
+        take_back(state)
+        interrupted(None)

@@ -258,14 +258,15 @@ cdef class Weights:
         cdef Py_ssize_t row_bytes = (last - first) * itemsize
         cdef Py_ssize_t mixed_bytes = array.shape[1] * itemsize
         cdef Py_ssize_t block, gate, lane
-        for gate in range(self.gates):
-            for block in range(self.blocks):
-                for lane in range(min(self.lanes, self.hidden_size - block * self.lanes)):
-                    memcpy(
-                        plain + (gate * self.hidden_size + block * self.lanes + lane) * row_bytes,
-                        mixed + ((block * self.gates + gate) * self.lanes + lane) * mixed_bytes + first * itemsize,
-                        row_bytes,
-                    )
+        with nogil:
+            for gate in range(self.gates):
+                for block in range(self.blocks):
+                    for lane in range(min(self.lanes, self.hidden_size - block * self.lanes)):
+                        memcpy(
+                            plain + (gate * self.hidden_size + block * self.lanes + lane) * row_bytes,
+                            mixed + ((block * self.gates + gate) * self.lanes + lane) * mixed_bytes + first * itemsize,
+                            row_bytes,
+                        )
         return out
 
 
