@@ -3,8 +3,9 @@
 Plain NumPy in whatever float dtype it is given, time-major, slow on purpose. The compiled layers
 are held against it, and so may any other model be that uses PyTorch's names and gate order.
 
-One cell is one pair of functions, ``*_cell`` and ``*_cell_backward``; the loops over layers,
-directions and time (``_forward``, ``_backward``) know no cell, so another cell is another pair.
+One cell (LSTM, GRU, RNN) is one pair of functions, ``*_cell`` and ``*_cell_backward``; the loops
+over layers, directions and time (``_forward``, ``_backward``) know no cell, so another cell is
+another pair. The state of an LSTM is the tuple (h, c); that of a GRU or an RNN is the array h.
 Imports nothing from cylstm: an oracle that shares code with what it judges would share its bugs.
 
 T seq_len, B batch, I input_size, H hidden_size, L num_layers, D directions.
@@ -14,11 +15,16 @@ References
 .. [1] S. Hochreiter, J. Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997.
 .. [2] F. A. Gers, J. Schmidhuber, F. Cummins, "Learning to Forget: Continual Prediction with LSTM",
    Neural Computation 12(10), 2000.
-.. [3] PyTorch, ``torch.nn.LSTM``: the names, shapes and gate order of the parameters,
-   https://pytorch.org/docs/stable/generated/torch.nn.LSTM.html
+.. [3] PyTorch, ``torch.nn.LSTM``, ``torch.nn.GRU`` and ``torch.nn.RNN``: the names, shapes and gate
+   order of the parameters, https://pytorch.org/docs/stable/generated/torch.nn.LSTM.html
+.. [4] K. Cho, B. van Merrienboer, C. Gulcehre, D. Bahdanau, F. Bougares, H. Schwenk, Y. Bengio,
+   "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation",
+   EMNLP 2014.
+.. [5] J. L. Elman, "Finding Structure in Time", Cognitive Science 14(2), 1990.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -27,11 +33,19 @@ __all__ = [
     "Gradients",
     "dense_backward",
     "dense_forward",
+    "gru_backward",
+    "gru_cell",
+    "gru_cell_backward",
+    "gru_forward",
     "lstm_backward",
     "lstm_cell",
     "lstm_cell_backward",
     "lstm_forward",
     "relu",
+    "rnn_backward",
+    "rnn_cell",
+    "rnn_cell_backward",
+    "rnn_forward",
     "sigmoid",
     "softmax",
 ]
@@ -44,14 +58,15 @@ class Gradients(NamedTuple):
     ----------
     dx : ndarray
         Shaped like ``x``.
-    dstate : tuple of ndarray, or None
-        Shaped like ``state``: (dh_0, dc_0) of an LSTM. None for a layer without a state.
+    dstate : tuple of ndarray, ndarray, or None
+        Shaped like ``state``: the tuple (dh_0, dc_0) of an LSTM, the array dh_0 of a GRU or an
+        RNN. None for a layer without a state.
     parameters : dict of str to ndarray
         The gradient of each parameter, under the parameter's own name.
     """
 
     dx: np.ndarray
-    dstate: tuple | None
+    dstate: tuple | np.ndarray | None
     parameters: dict
 
 
@@ -127,6 +142,17 @@ def softmax(x):
     return e / np.sum(e, axis=-1, keepdims=True)
 
 
+# name -> (y of z, dz of y and dy); each derivative is written in terms of y = activation(z).
+_ACTIVATIONS = {
+    None: (lambda z: z, lambda y, dy: dy),
+    "relu": (relu, lambda y, dy: np.where(y <= 0, np.zeros_like(dy), dy)),
+    "tanh": (np.tanh, lambda y, dy: dy * (1 - y**2)),
+    "sigmoid": (sigmoid, lambda y, dy: dy * y * (1 - y)),
+    # dy_j/dz_k = y_j (delta_jk - y_k)
+    "softmax": (softmax, lambda y, dy: y * (dy - np.sum(dy * y, axis=-1, keepdims=True))),
+}
+
+
 # LSTM: one step ---------------------------------------------------------------------------------
 
 
@@ -174,7 +200,7 @@ def lstm_cell(x, h, c, weight_ih, weight_hh, bias_ih=None, bias_hh=None):
     for bias in (bias_ih, bias_hh):
         if bias is not None:
             a = a + bias
-    a_i, a_f, a_g, a_o = _blocks(a)
+    a_i, a_f, a_g, a_o = _blocks(a, 4)
     i = sigmoid(a_i)
     f = sigmoid(a_f)
     g = np.tanh(a_g)
@@ -228,7 +254,7 @@ def lstm_cell_backward(
         dx    = W_ih^T da,  dh = W_hh^T da
         dW_ih = da x^T,     dW_hh = da h^T,         db_ih = db_hh = da
     """
-    i, f, g, o = _blocks(gates)
+    i, f, g, o = _blocks(gates, 4)
     tanh_c = np.tanh(f * c + i * g)
 
     do = dh_next * tanh_c
@@ -253,10 +279,284 @@ def lstm_cell_backward(
     return dx, dh, dc, parameters
 
 
-def _blocks(a):
-    """The four gates of a (B, 4H) array, each (B, H)."""
-    H = a.shape[1] // 4
-    return a[:, :H], a[:, H : 2 * H], a[:, 2 * H : 3 * H], a[:, 3 * H :]
+# GRU: one step ----------------------------------------------------------------------------------
+
+
+def gru_cell(x, h, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, reset_after=True):
+    """One time step of one GRU layer.
+
+    Parameters
+    ----------
+    x : ndarray, shape (batch, input_size)
+    h : ndarray, shape (batch, hidden_size)
+        The state before the step.
+    weight_ih : ndarray, shape (3*hidden_size, input_size)
+        Rows in the order of the gates: r, z, n.
+    weight_hh : ndarray, shape (3*hidden_size, hidden_size)
+    bias_ih, bias_hh : ndarray, shape (3*hidden_size,), optional
+        Each is left out of the sum if None.
+    reset_after : bool, optional
+        Whether the reset gate r multiplies the product W_hn h + b_hn, as in PyTorch, or the h that
+        goes into the product, as in [4]_.
+
+    Returns
+    -------
+    h : ndarray, shape (batch, hidden_size)
+        The state after the step.
+    gates : ndarray, shape (batch, 4*hidden_size)
+        The activations and one product, r|z|n|q, for :func:`gru_cell_backward`.
+
+    Notes
+    -----
+    The unit is that of [4]_, the names and the order of the gates are those of [3]_ (see the head
+    of this module)::
+
+        r  = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+        z  = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+        h' = (1 - z) * n + z * h
+
+    and with ``reset_after``::
+
+        q  = W_hn h + b_hn
+        n  = tanh(W_in x + b_in + r * q)
+
+    without::
+
+        q  = r * h
+        n  = tanh(W_in x + b_in + W_hn q + b_hn)
+
+    Examples
+    --------
+    >>> x, h = np.zeros((1, 2)), np.full((1, 1), 8.0)
+    >>> h, gates = gru_cell(x, h, np.zeros((3, 2)), np.zeros((3, 1)))
+    >>> gates.tolist(), h.tolist()                        # r = z = 1/2, n = 0: half of h is kept
+    ([[0.5, 0.5, 0.0, 0.0]], [[4.0]])
+    """
+    x_r, x_z, x_n = _blocks(_affine(x, weight_ih, bias_ih), 3)
+    W_hr, W_hz, W_hn = np.split(weight_hh, 3)
+    b_hr, b_hz, b_hn = [None] * 3 if bias_hh is None else np.split(bias_hh, 3)
+    r = sigmoid(x_r + _affine(h, W_hr, b_hr))
+    z = sigmoid(x_z + _affine(h, W_hz, b_hz))
+    if reset_after:
+        q = _affine(h, W_hn, b_hn)
+        n = np.tanh(x_n + r * q)
+    else:
+        q = r * h
+        n = np.tanh(x_n + _affine(q, W_hn, b_hn))
+    h_next = (1 - z) * n + z * h
+    return h_next, np.concatenate([r, z, n, q], axis=1)
+
+
+def gru_cell_backward(
+    dh_next, x, h, gates, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, reset_after=True
+):
+    """Gradients of one step of :func:`gru_cell`.
+
+    Parameters
+    ----------
+    dh_next : ndarray, shape (batch, hidden_size)
+        Gradient with respect to the state after the step, from everything that used it.
+    x : ndarray, shape (batch, input_size)
+    h : ndarray, shape (batch, hidden_size)
+        The state before the step.
+    gates : ndarray, shape (batch, 4*hidden_size)
+        The r|z|n|q that :func:`gru_cell` returned.
+    weight_ih, weight_hh, bias_ih, bias_hh, reset_after
+        As they were given to :func:`gru_cell`.
+
+    Returns
+    -------
+    dx : ndarray, shape (batch, input_size)
+    dh : ndarray, shape (batch, hidden_size)
+        Gradient with respect to the state before the step.
+    parameters : dict of str to ndarray
+        ``weight_ih``, ``weight_hh`` and those of ``bias_ih``, ``bias_hh`` that were given, summed
+        over the batch.
+
+    Notes
+    -----
+    The derivative of the equations of :func:`gru_cell`, from the last to the first; a is what a
+    gate's activation is taken of::
+
+        dz    = dh' * (h - n)
+        dn    = dh' * (1 - z)
+        da_z  = dz * z * (1 - z)                    sigmoid' = sigmoid (1 - sigmoid)
+        da_n  = dn * (1 - n^2)                      tanh'    = 1 - tanh^2
+
+    With ``reset_after``, through q = W_hn h + b_hn::
+
+        dr    = da_n * q
+        dq    = da_n * r
+        dW_hn = dq h^T,     db_hn = dq
+        dh    = dh' * z + W_hn^T dq + W_hr^T da_r + W_hz^T da_z
+
+    without, through q = r * h::
+
+        dq    = W_hn^T da_n
+        dr    = dq * h
+        dW_hn = da_n q^T,   db_hn = da_n
+        dh    = dh' * z + dq * r + W_hr^T da_r + W_hz^T da_z
+
+    and with either::
+
+        da_r  = dr * r * (1 - r)
+        dx    = W_ih^T da
+        dW_ih = da x^T,     db_ih = da
+        dW_hr = da_r h^T,   db_hr = da_r
+        dW_hz = da_z h^T,   db_hz = da_z
+    """
+    r, z, n, q = _blocks(gates, 4)
+    W_hr, W_hz, W_hn = np.split(weight_hh, 3)
+
+    dz = dh_next * (h - n)
+    dn = dh_next * (1 - z)
+    da_z = dz * z * (1 - z)
+    da_n = dn * (1 - n**2)
+    if reset_after:
+        dr = da_n * q
+        dq = da_n * r
+        dW_hn, db_hn = dq.T @ h, dq
+        dh_n = dq @ W_hn  # the part of dh that comes through n
+    else:
+        dq = da_n @ W_hn
+        dr = dq * h
+        dW_hn, db_hn = da_n.T @ q, da_n
+        dh_n = dq * r
+    da_r = dr * r * (1 - r)
+
+    da = np.concatenate([da_r, da_z, da_n], axis=1)  # (B, 3H)
+    dx = da @ weight_ih
+    dh = dh_next * z + dh_n + da_r @ W_hr + da_z @ W_hz
+    parameters = {
+        "weight_ih": da.T @ x,
+        "weight_hh": np.concatenate([da_r.T @ h, da_z.T @ h, dW_hn]),
+    }
+    if bias_ih is not None:
+        parameters["bias_ih"] = da.sum(axis=0)
+    if bias_hh is not None:
+        parameters["bias_hh"] = np.concatenate([da_r, da_z, db_hn], axis=1).sum(axis=0)
+    return dx, dh, parameters
+
+
+# RNN: one step ----------------------------------------------------------------------------------
+
+
+def rnn_cell(x, h, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, nonlinearity="tanh"):
+    """One time step of one RNN layer.
+
+    Parameters
+    ----------
+    x : ndarray, shape (batch, input_size)
+    h : ndarray, shape (batch, hidden_size)
+        The state before the step.
+    weight_ih : ndarray, shape (hidden_size, input_size)
+    weight_hh : ndarray, shape (hidden_size, hidden_size)
+    bias_ih, bias_hh : ndarray, shape (hidden_size,), optional
+        Each is left out of the sum if None.
+    nonlinearity : {"tanh", "relu"}, optional
+
+    Returns
+    -------
+    h : ndarray, shape (batch, hidden_size)
+        The state after the step.
+    gates : ndarray, shape (batch, hidden_size)
+        The one activation, which is h, for :func:`rnn_cell_backward`.
+
+    Raises
+    ------
+    ValueError
+        If the nonlinearity is not one of those above.
+
+    Notes
+    -----
+    The network is that of [5]_, h being its context units and h' its hidden units; the names are
+    those of [3]_ (see the head of this module)::
+
+        h' = nonlinearity(W_ih x + b_ih + W_hh h + b_hh)
+
+    Examples
+    --------
+    >>> x, h = np.array([[1.0]]), np.array([[2.0]])
+    >>> weights = {"weight_ih": np.array([[3.0]]), "weight_hh": np.array([[-1.0]])}
+    >>> h, gates = rnn_cell(x, h, **weights, nonlinearity="relu")
+    >>> h.tolist()
+    [[1.0]]
+    """
+    activation, _ = _nonlinearity(nonlinearity)
+    h_next = activation(_affine(x, weight_ih, bias_ih) + _affine(h, weight_hh, bias_hh))
+    return h_next, h_next
+
+
+def rnn_cell_backward(
+    dh_next, x, h, gates, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, nonlinearity="tanh"
+):
+    """Gradients of one step of :func:`rnn_cell`.
+
+    Parameters
+    ----------
+    dh_next : ndarray, shape (batch, hidden_size)
+        Gradient with respect to the state after the step, from everything that used it.
+    x : ndarray, shape (batch, input_size)
+    h : ndarray, shape (batch, hidden_size)
+        The state before the step.
+    gates : ndarray, shape (batch, hidden_size)
+        The activation that :func:`rnn_cell` returned.
+    weight_ih, weight_hh, bias_ih, bias_hh, nonlinearity
+        As they were given to :func:`rnn_cell`.
+
+    Returns
+    -------
+    dx : ndarray, shape (batch, input_size)
+    dh : ndarray, shape (batch, hidden_size)
+        Gradient with respect to the state before the step.
+    parameters : dict of str to ndarray
+        ``weight_ih``, ``weight_hh`` and those of ``bias_ih``, ``bias_hh`` that were given, summed
+        over the batch.
+
+    Raises
+    ------
+    ValueError
+        If the nonlinearity is neither "tanh" nor "relu".
+
+    Notes
+    -----
+    The derivative of the equation of :func:`rnn_cell`; a is what the nonlinearity is taken of::
+
+        da    = dh' * (1 - h'^2)                    tanh' = 1 - tanh^2
+        da    = dh' where h' > 0, else 0            relu, its derivative at 0 taken as 0
+        dx    = W_ih^T da,  dh = W_hh^T da
+        dW_ih = da x^T,     dW_hh = da h^T,         db_ih = db_hh = da
+    """
+    _, derivative = _nonlinearity(nonlinearity)
+    da = derivative(gates, dh_next)  # (B, H)
+    dx = da @ weight_ih
+    dh = da @ weight_hh
+    parameters = {"weight_ih": da.T @ x, "weight_hh": da.T @ h}
+    if bias_ih is not None:
+        parameters["bias_ih"] = da.sum(axis=0)
+    if bias_hh is not None:
+        parameters["bias_hh"] = da.sum(axis=0)
+    return dx, dh, parameters
+
+
+def _nonlinearity(name):
+    """An RNN's activation and its derivative."""
+    if name not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity is {name!r}, expected 'tanh' or 'relu'")
+    return _ACTIVATIONS[name]
+
+
+# What cells share -------------------------------------------------------------------------------
+
+
+def _affine(x, weight, bias):
+    """W x + b of each row, without b if it is None."""
+    return x @ weight.T if bias is None else x @ weight.T + bias
+
+
+def _blocks(a, count):
+    """The gates of a (B, count*H) array, each (B, H)."""
+    return np.split(a, count, axis=1)
 
 
 # LSTM: layers, directions, time -----------------------------------------------------------------
@@ -357,6 +657,198 @@ def lstm_backward(cache, dy, dstate=None):
     return _backward(cache, dy, dstate)
 
 
+# GRU: layers, directions, time ------------------------------------------------------------------
+
+
+def gru_forward(parameters, x, state=None, *, reset_after=True, lengths=None, dropout_masks=None):
+    """Run a stack of GRU layers over a batch of sequences.
+
+    The number of layers, the directions and the biases are read off the names in ``parameters``.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        PyTorch's names and shapes: ``weight_ih_l{k}`` (3*hidden_size, input_size or
+        num_directions*hidden_size), ``weight_hh_l{k}`` (3*hidden_size, hidden_size) and, each
+        optional, ``bias_ih_l{k}`` and ``bias_hh_l{k}`` (3*hidden_size,), with ``_reverse``
+        appended for the second direction. Copied, so that later edits do not reach the cache.
+    x : ndarray, shape (seq_len, batch, input_size)
+    state : ndarray h_0, shape (num_layers * num_directions, batch, hidden_size), optional
+        In the order layer 0 forward, layer 0 reverse, layer 1 forward, ... Zeros if omitted.
+    reset_after : bool, optional
+        Where the reset gate stands, see :func:`gru_cell`.
+    lengths, dropout_masks
+        As in :func:`lstm_forward`.
+
+    Returns
+    -------
+    y : ndarray, shape (seq_len, batch, num_directions*hidden_size)
+        Forward direction first.
+    state : ndarray h_n
+        Shaped like ``state``; a new array.
+    cache : object
+        For :func:`gru_backward`, which may use it any number of times.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is missing or unexpected, or a shape or a length is wrong; the message gives
+        the one expected.
+    TypeError
+        If ``lengths`` are not integers.
+
+    See Also
+    --------
+    gru_cell : the equations of one step.
+
+    Examples
+    --------
+    >>> parameters = {"weight_ih_l0": np.ones((3, 1)), "weight_hh_l0": np.ones((3, 1))}
+    >>> y, h_n, cache = gru_forward(parameters, np.ones((3, 2, 1)), lengths=[3, 1])
+    >>> y[1:, 1].tolist(), bool(h_n[0, 1] == y[0, 1])
+    ([[0.0], [0.0]], True)
+    """
+    return _forward(_gru(reset_after), parameters, x, state, lengths, dropout_masks)
+
+
+def gru_backward(cache, dy, dstate=None):
+    """Gradients of :func:`gru_forward`: backpropagation through the whole of time.
+
+    Parameters
+    ----------
+    cache : object
+        The one :func:`gru_forward` returned.
+    dy : ndarray, shape (seq_len, batch, num_directions*hidden_size), or None
+        Gradient of the loss with respect to ``y``; zero if None. What it holds past a
+        sequence's length (NaN too) reaches nothing.
+    dstate : ndarray dh_n, optional
+        Gradient with respect to the final state, shaped like it. Zeros if omitted.
+
+    Returns
+    -------
+    Gradients
+        ``dx`` (seq_len, batch, input_size), zero past a sequence's length; ``dstate``, the array
+        dh_0; ``parameters``, a dict with the names given to :func:`gru_forward`.
+
+    Raises
+    ------
+    ValueError
+        If a shape is wrong, or both ``dy`` and ``dstate`` are None.
+
+    See Also
+    --------
+    gru_cell_backward : the equations of one step.
+
+    Examples
+    --------
+    >>> parameters = {"weight_ih_l0": np.ones((3, 1)), "weight_hh_l0": np.ones((3, 1))}
+    >>> y, _, cache = gru_forward(parameters, np.ones((3, 2, 1)), lengths=[3, 1])
+    >>> gradients = gru_backward(cache, np.ones_like(y))
+    >>> gradients.dx[1:, 1].tolist(), gradients.dstate.shape
+    ([[0.0], [0.0]], (1, 2, 1))
+    """
+    return _backward(cache, dy, dstate)
+
+
+# RNN: layers, directions, time ------------------------------------------------------------------
+
+
+def rnn_forward(
+    parameters, x, state=None, *, nonlinearity="tanh", lengths=None, dropout_masks=None
+):
+    """Run a stack of RNN layers over a batch of sequences.
+
+    The number of layers, the directions and the biases are read off the names in ``parameters``.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        PyTorch's names and shapes: ``weight_ih_l{k}`` (hidden_size, input_size or
+        num_directions*hidden_size), ``weight_hh_l{k}`` (hidden_size, hidden_size) and, each
+        optional, ``bias_ih_l{k}`` and ``bias_hh_l{k}`` (hidden_size,), with ``_reverse`` appended
+        for the second direction. Copied, so that later edits do not reach the cache.
+    x : ndarray, shape (seq_len, batch, input_size)
+    state : ndarray h_0, shape (num_layers * num_directions, batch, hidden_size), optional
+        In the order layer 0 forward, layer 0 reverse, layer 1 forward, ... Zeros if omitted.
+    nonlinearity : {"tanh", "relu"}, optional
+    lengths, dropout_masks
+        As in :func:`lstm_forward`.
+
+    Returns
+    -------
+    y : ndarray, shape (seq_len, batch, num_directions*hidden_size)
+        Forward direction first.
+    state : ndarray h_n
+        Shaped like ``state``; a new array.
+    cache : object
+        For :func:`rnn_backward`, which may use it any number of times.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is missing or unexpected, a shape or a length is wrong, or the nonlinearity
+        is not one of those above; the message gives the one expected.
+    TypeError
+        If ``lengths`` are not integers.
+
+    See Also
+    --------
+    rnn_cell : the equation of one step.
+
+    Examples
+    --------
+    >>> parameters = {"weight_ih_l0": np.ones((1, 1)), "weight_hh_l0": np.ones((1, 1))}
+    >>> x = np.ones((3, 2, 1))
+    >>> y, h_n, cache = rnn_forward(parameters, x, nonlinearity="relu", lengths=[3, 1])
+    >>> y[:, :, 0].tolist(), h_n.tolist()
+    ([[1.0, 1.0], [2.0, 0.0], [3.0, 0.0]], [[[3.0], [1.0]]])
+    """
+    return _forward(_rnn(nonlinearity), parameters, x, state, lengths, dropout_masks)
+
+
+def rnn_backward(cache, dy, dstate=None):
+    """Gradients of :func:`rnn_forward`: backpropagation through the whole of time.
+
+    Parameters
+    ----------
+    cache : object
+        The one :func:`rnn_forward` returned.
+    dy : ndarray, shape (seq_len, batch, num_directions*hidden_size), or None
+        Gradient of the loss with respect to ``y``; zero if None. What it holds past a
+        sequence's length (NaN too) reaches nothing.
+    dstate : ndarray dh_n, optional
+        Gradient with respect to the final state, shaped like it. Zeros if omitted.
+
+    Returns
+    -------
+    Gradients
+        ``dx`` (seq_len, batch, input_size), zero past a sequence's length; ``dstate``, the array
+        dh_0; ``parameters``, a dict with the names given to :func:`rnn_forward`.
+
+    Raises
+    ------
+    ValueError
+        If a shape is wrong, or both ``dy`` and ``dstate`` are None.
+
+    See Also
+    --------
+    rnn_cell_backward : the equations of one step.
+
+    Examples
+    --------
+    >>> parameters = {"weight_ih_l0": np.ones((1, 1)), "weight_hh_l0": np.ones((1, 1))}
+    >>> x = np.ones((3, 2, 1))
+    >>> y, _, cache = rnn_forward(parameters, x, nonlinearity="relu", lengths=[3, 1])
+    >>> gradients = rnn_backward(cache, np.ones_like(y))
+    >>> gradients.dx[:, :, 0].tolist(), gradients.dstate.tolist()
+    ([[3.0, 1.0], [2.0, 0.0], [1.0, 0.0]], [[[3.0], [1.0]]])
+    """
+    return _backward(cache, dy, dstate)
+
+
+# Layers, directions, time, of any cell ----------------------------------------------------------
+
+
 class _Cell(NamedTuple):
     """What the loops need to know of a cell.
 
@@ -371,6 +863,21 @@ class _Cell(NamedTuple):
 
 
 _LSTM = _Cell(lstm_cell, lstm_cell_backward, num_gates=4, num_states=2)
+
+
+def _gru(reset_after):
+    """A GRU's :class:`_Cell`."""
+    step = partial(gru_cell, reset_after=reset_after)
+    step_backward = partial(gru_cell_backward, reset_after=reset_after)
+    return _Cell(step, step_backward, num_gates=3, num_states=1)
+
+
+def _rnn(nonlinearity):
+    """An RNN's :class:`_Cell`."""
+    _nonlinearity(nonlinearity)  # refused here if unknown: there may be no step that would do it
+    step = partial(rnn_cell, nonlinearity=nonlinearity)
+    step_backward = partial(rnn_cell_backward, nonlinearity=nonlinearity)
+    return _Cell(step, step_backward, num_gates=1, num_states=1)
 
 
 class _Cache(NamedTuple):
@@ -397,7 +904,7 @@ def _forward(cell, parameters, x, state, lengths, dropout_masks):
     H = layers[0][0]["weight_hh"].shape[1]
 
     arrays = [x, *(w for directions in layers for weights in directions for w in weights.values())]
-    dtype = np.result_type(*arrays, *(state if state is not None else ()))
+    dtype = np.result_type(*arrays, *_arrays(cell, state))
     state_0 = _states(cell, state, "state", (L * D, B, H), dtype)
     lengths = _lengths(lengths, T, B)
     masks = _masks(dropout_masks, L, (T, B, D * H))
@@ -419,7 +926,7 @@ def _forward(cell, parameters, x, state, lengths, dropout_masks):
             y = y * masks[k]
 
     cache = _Cache(cell, layers, steps, masks, x.shape, y.shape, (L * D, B, H), dtype)
-    return y, tuple(state_n), cache
+    return y, _state(state_n), cache
 
 
 def _run(cell, weights, x, state, lengths, reverse, dtype):
@@ -473,7 +980,7 @@ def _backward(cache, dy, dstate):
             for s, value in zip(dstate_0, dbefore, strict=True):
                 s[k * D + d] = value
         dy = dx  # of this layer's input, which is the output of the layer below
-    return Gradients(dy, tuple(dstate_0), _by_name(gradients))
+    return Gradients(dy, _state(dstate_0), _by_name(gradients))
 
 
 def _run_backward(cell, weights, steps, x_shape, dy, dstate):
@@ -546,13 +1053,26 @@ def _states(cell, state, argument, shape, dtype):
     """The arrays of a state or its gradient, zeros if None; each (L*D, B, H)."""
     if state is None:
         return [np.zeros(shape, dtype) for _ in range(cell.num_states)]
-    arrays = [np.asarray(s, dtype) for s in state]
+    arrays = [np.asarray(s, dtype) for s in _arrays(cell, state)]
     if [s.shape for s in arrays] != [shape] * cell.num_states:
+        expected = "one array" if cell.num_states == 1 else f"{cell.num_states} arrays"
         raise ValueError(
             f"{argument} has shapes {[s.shape for s in arrays]}, "
-            f"expected {cell.num_states} arrays of shape {shape}"
+            f"expected {expected} of shape {shape}"
         )
     return arrays
+
+
+def _arrays(cell, state):
+    """The arrays of a state that a caller gave; none if it is None."""
+    if state is None:
+        return ()
+    return (np.asarray(state),) if cell.num_states == 1 else state
+
+
+def _state(arrays):
+    """The state as callers see it: a tuple (h, c), or the array h alone."""
+    return tuple(arrays) if len(arrays) > 1 else arrays[0]
 
 
 def _lengths(lengths, T, B):
@@ -585,16 +1105,6 @@ def _masks(dropout_masks, L, shape):
 
 
 # Dense ------------------------------------------------------------------------------------------
-
-# name -> (y of z, dz of y and dy); each derivative is written in terms of y = activation(z).
-_ACTIVATIONS = {
-    None: (lambda z: z, lambda y, dy: dy),
-    "relu": (relu, lambda y, dy: np.where(y <= 0, np.zeros_like(dy), dy)),
-    "tanh": (np.tanh, lambda y, dy: dy * (1 - y**2)),
-    "sigmoid": (sigmoid, lambda y, dy: dy * y * (1 - y)),
-    # dy_j/dz_k = y_j (delta_jk - y_k)
-    "softmax": (softmax, lambda y, dy: y * (dy - np.sum(dy * y, axis=-1, keepdims=True))),
-}
 
 
 def dense_forward(x, weight, bias=None, activation=None):
