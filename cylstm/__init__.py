@@ -3,7 +3,7 @@
 import importlib
 
 from .config import show_config
-from .layers import LSTM, Dense
+from .layers import GRU, LSTM, RNN, Dense
 from .parallel import get_num_threads, set_num_threads
 from .stream import Stream
 from .tape import Gradients, Tape
@@ -18,8 +18,10 @@ _LAZY_MODULES = ("initializers", "losses", "reference", "testing", "training")
 _LAZY_NAMES = {"Adam": "training", "SGD": "training", "clip_grad_norm": "training"}
 
 __all__ = [
+    "GRU",
     "LSTM",
     "MATH_VERSION",
+    "RNN",
     "SGD",
     "Adam",
     "Dense",

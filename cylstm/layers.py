@@ -1,4 +1,4 @@
-"""LSTM and Dense: parameters by name, forward, backward, stream. No arithmetic: stack.py and _core do the work."""
+"""LSTM, GRU, RNN and Dense: parameters by name, forward, backward, stream. No arithmetic: that is done below."""
 
 import copy
 import math
@@ -187,7 +187,292 @@ def _differing(defaults, given):
     return {name: value for name, value in given.items() if value != defaults[name]}
 
 
-class LSTM(Layer):
+class Recurrent(Layer):
+    """What LSTM, GRU and RNN share: all but the cell, which a subclass describes.
+
+    ``_cell()`` is its name in ``_core/cells.pyx``, ``_gates`` the number of gates in its weights, ``_states`` a letter
+    for each state.
+    """
+
+    input_size = _read_only("input_size", "features of x")
+    hidden_size = _read_only("hidden_size", "features of h")
+    num_layers = _read_only("num_layers", "layers in the stack")
+    bias = _read_only("bias", 'True, False or "single"')
+    batch_first = _read_only("batch_first", "whether x and y are (batch, seq_len, features)")
+    dropout = _read_only("dropout", "probability with which an output between layers is dropped in training")
+    bidirectional = _read_only("bidirectional", "whether there is a second, reverse direction")
+
+    _gates: int
+    _states: tuple[str, ...]
+
+    def _cell(self):
+        raise NotImplementedError
+
+    def _set_options(self):
+        """Check the options that only this cell has, given by keyword; keep them; return what repr must show."""
+        return {}
+
+    def _build(
+        self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
+        *, dtype="float32", rng=None, arrays=None, **options,
+    ):  # fmt: skip
+        self._input_size = validation.size("input_size", input_size)
+        self._hidden_size = validation.size("hidden_size", hidden_size)
+        self._num_layers = validation.size("num_layers", num_layers)
+        if not (isinstance(bias, (bool, np.bool_)) or (isinstance(bias, str) and bias == "single")):
+            raise ValueError(f"bias is {bias!r}, expected True, False or 'single'")
+        self._bias = bias if isinstance(bias, str) else bool(bias)
+        self._batch_first = validation.flag("batch_first", batch_first)
+        self._dropout = validation.number("dropout", dropout, 0.0, 1.0)
+        self._bidirectional = validation.flag("bidirectional", bidirectional)
+        shown = self._set_options(**options)
+        dtype = validation.dtype_of(dtype)
+        self._directions = 2 if self.bidirectional else 1
+        width = max(self.input_size, 16) + self._directions * max(self.hidden_size, 16)
+        validation.memory(  # parameters, copies of them and their packed forms, padded to vectors of up to 16
+            "these parameters",
+            self.num_layers * self._directions * self._gates * max(self.hidden_size, 16) * width * 4 * dtype.itemsize,
+        )
+        shapes = self._parameter_shapes()
+        if arrays is None:
+            rng = validation.generator(rng)
+            bound = 1 / math.sqrt(self.hidden_size)
+            arrays = {name: initializers.uniform(rng, shape, dtype, bound) for name, shape in shapes.items()}
+        given = {
+            "num_layers": self.num_layers, "bias": self.bias, "batch_first": self.batch_first,
+            "dropout": self.dropout, "bidirectional": self.bidirectional, "dtype": dtype.name,
+        }  # fmt: skip
+        defaults = {
+            "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
+            "dtype": "float32",
+        }  # fmt: skip
+        arguments = ((self.input_size, self.hidden_size), _differing(defaults, given) | shown)
+        super().__init__(shapes, dtype, arguments, arrays)
+
+    def _warn_of_dropout(self):
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                "dropout acts between layers, so with num_layers=1 it has no effect", UserWarning, stacklevel=3
+            )
+
+    def _suffixes(self):
+        """(layer, suffix of its names) in the order of states."""
+        for layer in range(self.num_layers):
+            yield layer, f"_l{layer}"
+            if self.bidirectional:
+                yield layer, f"_l{layer}_reverse"
+
+    def _parameter_shapes(self):
+        shapes = {}
+        for layer, suffix in self._suffixes():
+            width = self.input_size if layer == 0 else self._directions * self.hidden_size
+            rows = self._gates * self.hidden_size
+            shapes["weight_ih" + suffix] = (rows, width)
+            shapes["weight_hh" + suffix] = (rows, self.hidden_size)
+            if self.bias:
+                shapes["bias_ih" + suffix] = (rows,)
+            if self.bias is True:
+                shapes["bias_hh" + suffix] = (rows,)
+        return shapes
+
+    def _packed(self, snapshot):
+        """The packed weights of a snapshot, made on first use. Two threads may both make them; one is kept."""
+        if snapshot.packed is None:
+            p = snapshot.arrays
+            none = np.zeros(self._gates * self.hidden_size, self.dtype)
+            snapshot.packed = [
+                Weights(
+                    self._cell(),
+                    *(p["weight_ih" + suffix], p["weight_hh" + suffix]),
+                    *(p.get("bias_ih" + suffix, none), p.get("bias_hh" + suffix, none)),
+                )
+                for _, suffix in self._suffixes()
+            ]
+        return snapshot.packed
+
+    def forward(self, x, state=None, *, lengths=None, tape=None):
+        """Run the layer over a batch of sequences.
+
+        Parameters
+        ----------
+        x : ndarray, shape (seq_len, batch, input_size)
+            Of the layer's dtype; (batch, seq_len, input_size) if ``batch_first``; (seq_len, input_size) for one
+            unbatched sequence. May be read-only or not contiguous.
+        state : tuple (h_0, c_0) for an LSTM, h_0 for a GRU or RNN, optional
+            Each (num_layers * num_directions, batch, hidden_size), without batch if x is unbatched. Zeros if
+            omitted; never written to.
+        lengths : array or list of int, shape (batch,), optional
+            Valid steps per sequence, 0 to seq_len, in any order; one integer if x is unbatched. Past its length a
+            sequence outputs zeros, its final state is that of its last valid step, the reverse direction begins
+            there, and what x holds reaches nothing.
+        tape : Tape, optional
+            Filled with what :meth:`backward` needs, and makes this a training forward. It keeps a copy of ``x``.
+
+        Returns
+        -------
+        y : ndarray, shape (seq_len, batch, num_directions * hidden_size)
+            The last layer's h at each step, in x's layout; a new array.
+        state : tuple (h_n, c_n), or h_n
+            Shaped like ``state``; new arrays. In the order layer 0 forward, layer 0 reverse, layer 1 forward, ...
+
+        Raises
+        ------
+        ValueError
+            If a shape or a length is wrong; the message gives the one expected.
+        TypeError
+            If an array is not an ndarray of the layer's dtype in native byte order.
+        MemoryError
+            If the output would not fit the machine.
+
+        Examples
+        --------
+        >>> import numpy as np, cylstm
+        >>> lstm = cylstm.LSTM(3, 4, rng=0)
+        >>> y, (h_n, c_n) = lstm.forward(np.ones((5, 2, 3), np.float32), lengths=[5, 2])
+        >>> bool((y[2:, 1] == 0).all()), bool((h_n[0, 1] == y[1, 1]).all())
+        (True, True)
+        """
+        dtype, hidden_size, directions = self._dtype, self._hidden_size, self._directions
+        layers = self._num_layers * directions
+        x, batched = validation.sequence(x, dtype, self._input_size, self._batch_first)
+        steps, batch, _ = x.shape
+        states_0 = None
+        if state is not None:
+            states_0 = validation.states("state", state, self._states, dtype, (layers, batch, hidden_size), batched)
+        if lengths is not None:
+            lengths = validation.lengths_array(lengths, batch, steps, batched)
+        if tape is not None and not isinstance(tape, Tape):
+            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
+        width = directions * hidden_size
+        # y and, between layers, two outputs; on a tape gates (16 units at least), c, and x | h | 1 of each layer.
+        values = width * (1 if layers == directions else 3)
+        if tape is not None:
+            values += layers * (6 * max(hidden_size, 16) + self._input_size + width)
+        validation.memory("this pass", (steps + 3) * batch * values * self._dtype.itemsize)
+        if self._batch_first and batched:
+            out = np.empty((batch, steps, width), dtype)
+            y = out.swapaxes(0, 1)
+        else:
+            y = np.empty((steps, batch, width), dtype)
+            out = y if batched else y[:, 0]
+        snapshot = self._store.snapshot
+        weights = self._packed(snapshot)
+        if tape is None:
+            states_n = stack.forward(weights, directions, x, y, states_0, lengths)
+        else:
+            with tape.use():
+                tape.begin()
+                dropout = self._dropout if tape.training else 0.0
+                states_n, record = stack.forward_on_tape(weights, directions, x, y, states_0, lengths, tape, dropout)
+                record.layer = self
+                record.snapshot = snapshot
+                record.batched = batched
+                tape.keep(record)
+        return out, self._as_state(states_n, batched)
+
+    __call__ = forward
+
+    def _as_state(self, states, batched):
+        """As the caller knows them: (h, c), or h alone."""
+        if not batched:
+            states = [state[:, 0] for state in states]
+        return tuple(states) if len(states) > 1 else states[0]
+
+    def backward(self, tape, dy, dstate=None):
+        """Back-propagate through the forward that ``tape`` recorded, and spend the tape.
+
+        Parameters
+        ----------
+        tape : Tape
+            Of this layer's last ``forward(x, tape=tape)``.
+        dy : ndarray or None
+            dL/dy, shaped like y. May be None if ``dstate`` is given.
+        dstate : tuple (dh_n, dc_n), or dh_n, optional
+            dL/dh_n and dL/dc_n, shaped like the final state.
+
+        Returns
+        -------
+        Gradients
+            ``dx`` in x's layout (zero past a length), ``dstate`` = (dL/dh_0, dL/dc_0) or dL/dh_0, ``parameters``.
+
+        Raises
+        ------
+        RuntimeError
+            If the tape is empty, spent or another layer's, or the parameters were changed since.
+        ValueError, TypeError
+            If a gradient has the wrong shape or dtype, or both are None. The tape is not spent then.
+        ImportError
+            If SciPy is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np, cylstm
+        >>> lstm, tape = cylstm.LSTM(3, 4, rng=0), cylstm.Tape()
+        >>> y, _ = lstm.forward(np.ones((5, 2, 3), np.float32), tape=tape)
+        >>> sorted(lstm.backward(tape, y).parameters)
+        ['bias_hh_l0', 'bias_ih_l0', 'weight_hh_l0', 'weight_ih_l0']
+        """
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
+        with tape.use():
+            record = tape.look(self)
+            steps, batch = record.shape
+            if dy is None and dstate is None:
+                raise ValueError("dy and dstate are both None, expected at least one gradient")
+            swap = self.batch_first and record.batched
+            if dy is not None:
+                expected = (steps, batch, self._directions * self.hidden_size)
+                if not record.batched:
+                    dy = validation.gradient("dy", dy, self.dtype, (expected[0], expected[2]))[:, None]
+                elif swap:
+                    dy = validation.gradient("dy", dy, self.dtype, (batch, steps, expected[2])).swapaxes(0, 1)
+                else:
+                    dy = validation.gradient("dy", dy, self.dtype, expected)
+            states = (self.num_layers * self._directions, batch, self.hidden_size)
+            dstates_n = validation.states("dstate", dstate, self._states, self.dtype, states, record.batched)
+            weights = self._packed(record.snapshot)
+            from ._core import blas  # noqa: F401  where SciPy is missing, say so before the tape is spent
+
+            tape.spend()
+            dx, dstates_0, products = stack.backward(weights, self._directions, record, dy, dstates_n)
+        parameters = {}
+        for (_, suffix), (dweight_ih, dweight_hh, dbias_ih, dbias_hh) in zip(self._suffixes(), products, strict=True):
+            parameters["weight_ih" + suffix] = dweight_ih
+            parameters["weight_hh" + suffix] = dweight_hh
+            if self.bias:
+                parameters["bias_ih" + suffix] = dbias_ih
+            if self.bias is True:
+                parameters["bias_hh" + suffix] = dbias_hh
+        if not record.batched:
+            dx = dx[:, 0]
+        elif swap:
+            dx = np.ascontiguousarray(dx.swapaxes(0, 1))
+        return Gradients(dx, self._as_state(dstates_0, record.batched), parameters)
+
+    def stream(self, batch_size=None):
+        """A :class:`~cylstm.stream.Stream`: this layer one time step at a time, the state carried from call to call.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            None: x is (input_size,) and y (hidden_size,); n: (n, input_size) and (n, hidden_size).
+
+        Raises
+        ------
+        ValueError
+            If the layer is bidirectional, or ``batch_size`` negative.
+
+        Examples
+        --------
+        >>> import numpy as np, cylstm
+        >>> s = cylstm.LSTM(3, 4, rng=0).stream()
+        >>> s.step(np.ones(3, np.float32)).shape
+        (4,)
+        """
+        return Stream(self, batch_size)
+
+
+class LSTM(Recurrent):
     """Long short-term memory, stacked and bidirectional, with PyTorch's names, shapes and gate order (i, f, g, o).
 
     ::
@@ -232,284 +517,163 @@ class LSTM(Layer):
     ((5, 3, 16), (2, 3, 16))
     """
 
-    input_size = _read_only("input_size", "features of x")
-    hidden_size = _read_only("hidden_size", "features of h")
-    num_layers = _read_only("num_layers", "layers in the stack")
-    bias = _read_only("bias", 'True, False or "single"')
-    batch_first = _read_only("batch_first", "whether x and y are (batch, seq_len, features)")
-    dropout = _read_only("dropout", "probability with which an output between layers is dropped in training")
-    bidirectional = _read_only("bidirectional", "whether there is a second, reverse direction")
+    _gates = 4
+    _states = ("h", "c")
 
     def __init__(
-        self,
-        input_size,
-        hidden_size,
-        num_layers=1,
-        bias=True,
-        batch_first=False,
-        dropout=0.0,
-        bidirectional=False,
-        proj_size=0,
-        *,
-        dtype="float32",
-        rng=None,
-    ):
-        self._build(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
-            dtype=dtype, rng=rng,
-        )  # fmt: skip
-        if self.dropout and self.num_layers == 1:
-            warnings.warn(
-                "dropout acts between layers, so with num_layers=1 it has no effect", UserWarning, stacklevel=2
-            )
-
-    def _build(
         self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
-        proj_size=0, *, dtype="float32", rng=None, arrays=None,
+        proj_size=0, *, dtype="float32", rng=None,
     ):  # fmt: skip
-        self._input_size = validation.size("input_size", input_size)
-        self._hidden_size = validation.size("hidden_size", hidden_size)
-        self._num_layers = validation.size("num_layers", num_layers)
-        if not (isinstance(bias, (bool, np.bool_)) or (isinstance(bias, str) and bias == "single")):
-            raise ValueError(f"bias is {bias!r}, expected True, False or 'single'")
-        self._bias = bias if isinstance(bias, str) else bool(bias)
-        self._batch_first = validation.flag("batch_first", batch_first)
-        self._dropout = validation.number("dropout", dropout, 0.0, 1.0)
-        self._bidirectional = validation.flag("bidirectional", bidirectional)
+        self._build(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng,
+            proj_size=proj_size,
+        )  # fmt: skip
+        self._warn_of_dropout()
+
+    def _cell(self):
+        return "lstm"
+
+    def _set_options(self, proj_size=0):
         if validation.size("proj_size", proj_size, 0):
             raise ValueError(f"proj_size is {proj_size}, and projections are not supported yet: expected 0")
-        dtype = validation.dtype_of(dtype)
-        self._directions = 2 if self.bidirectional else 1
-        width = max(self.input_size, 16) + self._directions * max(self.hidden_size, 16)
-        validation.memory(  # parameters, copies of them and their packed forms, padded to vectors of up to 16
-            "these parameters",
-            self.num_layers * self._directions * 4 * max(self.hidden_size, 16) * width * 4 * dtype.itemsize,
-        )
-        shapes = self._parameter_shapes()
-        if arrays is None:
-            rng = validation.generator(rng)
-            bound = 1 / math.sqrt(self.hidden_size)
-            arrays = {
-                name: initializers.uniform(rng, shape, dtype, bound) for name, shape in shapes.items()
-            }
-        options = {
-            "num_layers": self.num_layers, "bias": self.bias, "batch_first": self.batch_first,
-            "dropout": self.dropout, "bidirectional": self.bidirectional, "dtype": dtype.name,
-        }  # fmt: skip
-        defaults = {
-            "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
-            "dtype": "float32",
-        }  # fmt: skip
-        arguments = ((self.input_size, self.hidden_size), _differing(defaults, options))
-        super().__init__(shapes, dtype, arguments, arrays)
+        return {}
 
-    def _suffixes(self):
-        """(layer, suffix of its names) in the order of states."""
-        for layer in range(self.num_layers):
-            yield layer, f"_l{layer}"
-            if self.bidirectional:
-                yield layer, f"_l{layer}_reverse"
 
-    def _parameter_shapes(self):
-        shapes = {}
-        for layer, suffix in self._suffixes():
-            width = self.input_size if layer == 0 else self._directions * self.hidden_size
-            shapes["weight_ih" + suffix] = (4 * self.hidden_size, width)
-            shapes["weight_hh" + suffix] = (4 * self.hidden_size, self.hidden_size)
-            if self.bias:
-                shapes["bias_ih" + suffix] = (4 * self.hidden_size,)
-            if self.bias is True:
-                shapes["bias_hh" + suffix] = (4 * self.hidden_size,)
-        return shapes
+class GRU(Recurrent):
+    """Gated recurrent unit, stacked and bidirectional, with PyTorch's names, shapes and gate order (r, z, n).
 
-    def _packed(self, snapshot):
-        """The packed weights of a snapshot, made on first use. Two threads may both make them; one is kept."""
-        if snapshot.packed is None:
-            p = snapshot.arrays
-            packed = []
-            for _, suffix in self._suffixes():
-                bias = np.zeros(4 * self.hidden_size, self.dtype)
-                if self.bias is True:
-                    bias = p["bias_ih" + suffix] + p["bias_hh" + suffix]
-                elif self.bias:
-                    bias = p["bias_ih" + suffix]
-                packed.append(Weights(p["weight_ih" + suffix], p["weight_hh" + suffix], bias, 4))
-            snapshot.packed = packed
-        return snapshot.packed
+    ::
 
-    def forward(self, x, state=None, *, lengths=None, tape=None):
-        """Run the layer over a batch of sequences.
+        r, z = sigmoid(W_r x_t + b_r + U_r h_{t-1} + b'_r), ...
+        n = tanh(W_n x_t + b_n + r (U_n h_{t-1} + b'_n))
+        h_t = (1 - z) n + z h_{t-1}
 
-        Parameters
-        ----------
-        x : ndarray, shape (seq_len, batch, input_size)
-            Of the layer's dtype; (batch, seq_len, input_size) if ``batch_first``; (seq_len, input_size) for one
-            unbatched sequence. May be read-only or not contiguous.
-        state : tuple (h_0, c_0), optional
-            Each (num_layers * num_directions, batch, hidden_size), without batch if x is unbatched. Zeros if
-            omitted; never written to.
-        lengths : array or list of int, shape (batch,), optional
-            Valid steps per sequence, 0 to seq_len, in any order; one integer if x is unbatched. Past its length a
-            sequence outputs zeros, its final state is that of its last valid step, the reverse direction begins
-            there, and what x holds reaches nothing.
-        tape : Tape, optional
-            Filled with what :meth:`backward` needs, and makes this a training forward. It keeps a copy of ``x``.
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Features of x and of h.
+    num_layers : int, default 1
+    bias : bool, default True
+        Whether there are biases, PyTorch's two: ``bias_ih_*`` and ``bias_hh_*``.
+    batch_first : bool, default False
+        x and y are (batch, seq_len, features); states are not affected.
+    dropout : float, default 0.0
+        Probability with which an output of a layer but the last is dropped in training (see :class:`Tape`).
+    bidirectional : bool, default False
+    reset_after : bool, default True
+        The reset gate r acts on U_n h_{t-1} + b'_n, as in PyTorch and Keras 3. False is not supported yet.
+    dtype : {"float32", "float64"}
+    rng : None, int or numpy.random.Generator
+        Source of the initial parameters, all U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)) as in PyTorch.
 
-        Returns
-        -------
-        y : ndarray, shape (seq_len, batch, num_directions * hidden_size)
-            The last layer's h at each step, in x's layout; a new array.
-        state : tuple (h_n, c_n)
-            Shaped like ``state``; new arrays. In the order layer 0 forward, layer 0 reverse, layer 1 forward, ...
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range or of a wrong type.
 
-        Raises
-        ------
-        ValueError
-            If a shape or a length is wrong; the message gives the one expected.
-        TypeError
-            If an array is not an ndarray of the layer's dtype in native byte order.
-        MemoryError
-            If the output would not fit the machine.
+    References
+    ----------
+    K. Cho et al., "Learning phrase representations using RNN encoder-decoder for statistical machine translation",
+    EMNLP 2014; the place of r is that of PyTorch's ``torch.nn.GRU``.
 
-        Examples
-        --------
-        >>> import numpy as np, cylstm
-        >>> lstm = cylstm.LSTM(3, 4, rng=0)
-        >>> y, (h_n, c_n) = lstm.forward(np.ones((5, 2, 3), np.float32), lengths=[5, 2])
-        >>> bool((y[2:, 1] == 0).all()), bool((h_n[0, 1] == y[1, 1]).all())
-        (True, True)
-        """
-        dtype, hidden_size, directions = self._dtype, self._hidden_size, self._directions
-        layers = self._num_layers * directions
-        x, batched = validation.sequence(x, dtype, self._input_size, self._batch_first)
-        steps, batch, _ = x.shape
-        h_0, c_0 = validation.state_pair("state", state, dtype, (layers, batch, hidden_size), batched)
-        lengths = validation.lengths_array(lengths, batch, steps, batched)
-        if tape is not None and not isinstance(tape, Tape):
-            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        width = directions * hidden_size
-        # y and, between layers, two outputs; on a tape gates (16 units at least), c, and x | h | 1 of each layer.
-        values = width * (1 if layers == directions else 3)
-        if tape is not None:
-            values += layers * (6 * max(hidden_size, 16) + self._input_size + width)
-        validation.memory("this pass", (steps + 3) * batch * values * self._dtype.itemsize)
-        if self._batch_first and batched:
-            out = np.empty((batch, steps, width), dtype)
-            y = out.swapaxes(0, 1)
-        else:
-            y = np.empty((steps, batch, width), dtype)
-            out = y if batched else y[:, 0]
-        snapshot = self._store.snapshot
-        weights = self._packed(snapshot)
-        if tape is None:
-            h_n, c_n = stack.forward(weights, directions, x, y, h_0, c_0, lengths)
-        else:
-            with tape.use():
-                tape.begin()
-                dropout = self._dropout if tape.training else 0.0
-                (h_n, c_n), record = stack.forward_on_tape(
-                    weights, directions, x, y, h_0, c_0, lengths, tape, dropout
-                )
-                record.layer = self
-                record.snapshot = snapshot
-                record.batched = batched
-                tape.keep(record)
-        return out, ((h_n, c_n) if batched else (h_n[:, 0], c_n[:, 0]))
+    Examples
+    --------
+    >>> import numpy as np, cylstm
+    >>> gru = cylstm.GRU(8, 16, num_layers=2, rng=0)
+    >>> y, h_n = gru.forward(np.zeros((5, 3, 8), np.float32))
+    >>> y.shape, h_n.shape
+    ((5, 3, 16), (2, 3, 16))
+    """
 
-    __call__ = forward
+    _gates = 3
+    _states = ("h",)
 
-    def backward(self, tape, dy, dstate=None):
-        """Back-propagate through the forward that ``tape`` recorded, and spend the tape.
+    def __init__(
+        self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
+        *, reset_after=True, dtype="float32", rng=None,
+    ):  # fmt: skip
+        self._build(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng,
+            reset_after=reset_after,
+        )  # fmt: skip
+        self._warn_of_dropout()
 
-        Parameters
-        ----------
-        tape : Tape
-            Of this layer's last ``forward(x, tape=tape)``.
-        dy : ndarray or None
-            dL/dy, shaped like y. May be None if ``dstate`` is given.
-        dstate : tuple (dh_n, dc_n), optional
-            dL/dh_n and dL/dc_n, shaped like the final state.
+    def _cell(self):
+        return "gru"
 
-        Returns
-        -------
-        Gradients
-            ``dx`` in x's layout (zero past a length), ``dstate`` = (dL/dh_0, dL/dc_0), ``parameters``.
+    def _set_options(self, reset_after=True):
+        if not validation.flag("reset_after", reset_after):
+            raise ValueError("reset_after is False, which is not supported yet: expected True")
+        if self._bias == "single":
+            raise ValueError("bias is 'single', but with reset_after the n gate needs its two biases apart: "
+                             "expected True or False")  # fmt: skip
+        return {}
 
-        Raises
-        ------
-        RuntimeError
-            If the tape is empty, spent or another layer's, or the parameters were changed since.
-        ValueError, TypeError
-            If a gradient has the wrong shape or dtype, or both are None. The tape is not spent then.
-        ImportError
-            If SciPy is not installed.
 
-        Examples
-        --------
-        >>> import numpy as np, cylstm
-        >>> lstm, tape = cylstm.LSTM(3, 4, rng=0), cylstm.Tape()
-        >>> y, _ = lstm.forward(np.ones((5, 2, 3), np.float32), tape=tape)
-        >>> sorted(lstm.backward(tape, y).parameters)
-        ['bias_hh_l0', 'bias_ih_l0', 'weight_hh_l0', 'weight_ih_l0']
-        """
-        if not isinstance(tape, Tape):
-            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        with tape.use():
-            record = tape.look(self)
-            steps, batch = record.shape
-            if dy is None and dstate is None:
-                raise ValueError("dy and dstate are both None, expected at least one gradient")
-            swap = self.batch_first and record.batched
-            if dy is not None:
-                expected = (steps, batch, self._directions * self.hidden_size)
-                if not record.batched:
-                    dy = validation.gradient("dy", dy, self.dtype, (expected[0], expected[2]))[:, None]
-                elif swap:
-                    dy = validation.gradient("dy", dy, self.dtype, (batch, steps, expected[2])).swapaxes(0, 1)
-                else:
-                    dy = validation.gradient("dy", dy, self.dtype, expected)
-            states = (self.num_layers * self._directions, batch, self.hidden_size)
-            dh_n, dc_n = validation.state_pair("dstate", dstate, self.dtype, states, record.batched)
-            weights = self._packed(record.snapshot)
-            from ._core import blas  # noqa: F401  where SciPy is missing, say so before the tape is spent
+class RNN(Recurrent):
+    """Elman network, stacked and bidirectional, with PyTorch's names and shapes.
 
-            tape.spend()
-            dx, (dh_0, dc_0), products = stack.backward(
-                weights, self._directions, record, dy, dh_n, dc_n
-            )
-        parameters = {}
-        for (_, suffix), (dweight_ih, dweight_hh, dbias) in zip(self._suffixes(), products, strict=True):
-            parameters["weight_ih" + suffix] = dweight_ih
-            parameters["weight_hh" + suffix] = dweight_hh
-            if self.bias:
-                parameters["bias_ih" + suffix] = dbias
-            if self.bias is True:
-                parameters["bias_hh" + suffix] = dbias.copy()
-        if not record.batched:
-            return Gradients(dx[:, 0], (dh_0[:, 0], dc_0[:, 0]), parameters)
-        return Gradients(np.ascontiguousarray(dx.swapaxes(0, 1)) if swap else dx, (dh_0, dc_0), parameters)
+    ::
 
-    def stream(self, batch_size=None):
-        """A :class:`~cylstm.stream.Stream`: this layer one time step at a time, the state carried from call to call.
+        h_t = nonlinearity(W x_t + b + U h_{t-1} + b')
 
-        Parameters
-        ----------
-        batch_size : int, optional
-            None: x is (input_size,) and y (hidden_size,); n: (n, input_size) and (n, hidden_size).
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Features of x and of h.
+    num_layers : int, default 1
+    bias : bool or "single", default True
+        True: PyTorch's two biases, ``bias_ih_*`` and ``bias_hh_*``; "single": ``bias_ih_*`` alone; False: none.
+    batch_first : bool, default False
+        x and y are (batch, seq_len, features); states are not affected.
+    dropout : float, default 0.0
+        Probability with which an output of a layer but the last is dropped in training (see :class:`Tape`).
+    bidirectional : bool, default False
+    nonlinearity : {"tanh", "relu"}
+    dtype : {"float32", "float64"}
+    rng : None, int or numpy.random.Generator
+        Source of the initial parameters, all U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)) as in PyTorch.
 
-        Raises
-        ------
-        ValueError
-            If the layer is bidirectional, or ``batch_size`` negative.
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range or of a wrong type.
 
-        Examples
-        --------
-        >>> import numpy as np, cylstm
-        >>> s = cylstm.LSTM(3, 4, rng=0).stream()
-        >>> s.step(np.ones(3, np.float32)).shape
-        (4,)
-        """
-        return Stream(self, batch_size)
+    References
+    ----------
+    J. L. Elman, "Finding structure in time", Cognitive Science 14 (1990).
+
+    Examples
+    --------
+    >>> import numpy as np, cylstm
+    >>> rnn = cylstm.RNN(8, 16, nonlinearity="relu", rng=0)
+    >>> y, h_n = rnn.forward(np.zeros((5, 3, 8), np.float32))
+    >>> y.shape, h_n.shape
+    ((5, 3, 16), (1, 3, 16))
+    """
+
+    _gates = 1
+    _states = ("h",)
+    nonlinearity = _read_only("nonlinearity", '"tanh" or "relu"')
+
+    def __init__(
+        self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
+        *, nonlinearity="tanh", dtype="float32", rng=None,
+    ):  # fmt: skip
+        self._build(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng,
+            nonlinearity=nonlinearity,
+        )  # fmt: skip
+        self._warn_of_dropout()
+
+    def _cell(self):
+        return f"rnn_{self._nonlinearity}"
+
+    def _set_options(self, nonlinearity="tanh"):
+        if not (isinstance(nonlinearity, str) and nonlinearity in ("tanh", "relu")):
+            raise ValueError(f"nonlinearity is {nonlinearity!r}, expected 'tanh' or 'relu'")
+        self._nonlinearity = nonlinearity
+        return {} if nonlinearity == "tanh" else {"nonlinearity": nonlinearity}
 
 
 class Dense(Layer):

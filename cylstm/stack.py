@@ -4,6 +4,7 @@ Everything is time-major here: x (T, B, I), y (T, B, D*H), states (L*D, B, H) in
 layer 0 reverse, layer 1 forward, ...
 """
 
+import math
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from . import parallel
 from ._core import sequence
 from ._core.packing import aligned_empty
+
+_blas = None  # SciPy's, loaded by the first backward
 
 # Multiply-adds above which a second thread pays: some ten times what waking it costs.
 PARALLEL_OPERATIONS = 10_000_000
@@ -22,8 +25,8 @@ class Record:
     """What a forward leaves on a tape for :func:`backward`, besides the tape's own buffers."""
 
     __slots__ = (
-        "batched", "c", "call", "dropout", "gates", "inputs", "layer", "lengths", "outputs", "rows", "seed", "shape",
-        "snapshot",
+        "batched", "c", "call", "dropout", "gates", "h", "inputs", "layer", "lengths", "outputs", "recurrent", "rows",
+        "seed", "shape", "snapshot",
     )  # fmt: skip
 
 
@@ -52,28 +55,33 @@ def _run(function, steps, batch, directions):
         function(*arguments, 0, batch, None)
 
 
-def forward(weights, num_directions, x, y, h_0, c_0, lengths):
-    """Inference: fill y, return (h_n, c_n), new arrays. ``weights``: packed, one per layer and direction."""
+def forward(weights, num_directions, x, y, states_0, lengths):
+    """Inference: fill y, return the final states, new arrays. ``weights``: packed, one per layer and direction.
+
+    States are lists, [h] or [h, c], each (L*D, B, H); the initial ones may be None: zeros.
+    """
     steps, batch, _ = x.shape
     layers = len(weights)
     hidden_size = weights[0].hidden_size
+    has_c = weights[0].has_c
     dtype = y.dtype
-    states = np.zeros((3, layers, batch, hidden_size), dtype)  # h in two slots that take turns, and c
-    if h_0 is not None:
-        states[0] = h_0
-        states[2] = c_0
+    states = np.zeros((2 + has_c, layers, batch, hidden_size), dtype)  # h in two slots that take turns, and c
+    if states_0 is not None:
+        states[0] = states_0[0]
+        if has_c:
+            states[2] = states_0[1]
     for first in range(0, layers, num_directions):
         last = first + num_directions
         out = y if last == layers else np.empty((steps, batch, num_directions * hidden_size), dtype)
         if lengths is not None:
             out[...] = 0
         _run(sequence.forward, steps, batch, [
-            (weights[k], x, _half(out, k - first, num_directions), states[:2, k], states[2:, k], None, lengths,
-             k > first)
+            (weights[k], x, _half(out, k - first, num_directions), states[:2, k], states[2:, k] if has_c else None,
+             None, None, lengths, k > first)
             for k in range(first, last)
         ])  # fmt: skip
         x = out
-    return states[steps % 2], states[2]
+    return [states[steps % 2], states[2]] if has_c else [states[steps % 2]]
 
 
 def _half(array, direction, num_directions):
@@ -84,8 +92,8 @@ def _half(array, direction, num_directions):
     return array[:, :, direction * width : (direction + 1) * width]
 
 
-def forward_on_tape(weights, num_directions, x, y, h_0, c_0, lengths, tape, dropout):
-    """As :func:`forward`, leaving on ``tape`` what :func:`backward` needs; returns (h_n, c_n) and the Record."""
+def forward_on_tape(weights, num_directions, x, y, states_0, lengths, tape, dropout):
+    """As :func:`forward`, leaving on ``tape`` what :func:`backward` needs; returns the final states and the Record."""
     steps, batch, _ = x.shape
     hidden_size = weights[0].hidden_size
     dtype = y.dtype
@@ -97,9 +105,11 @@ def forward_on_tape(weights, num_directions, x, y, h_0, c_0, lengths, tape, drop
     record.dropout = dropout
     record.rows = []
     record.gates = []
+    record.recurrent = []
+    record.h = []
     record.c = []
-    h_n = np.empty((len(weights), batch, hidden_size), dtype)
-    c_n = np.empty((len(weights), batch, hidden_size), dtype)
+    has_c = weights[0].has_c
+    states_n = np.empty((1 + has_c, len(weights), batch, hidden_size), dtype)
     for first in range(0, len(weights), num_directions):
         last = first + num_directions
         layer = first // num_directions
@@ -109,38 +119,42 @@ def forward_on_tape(weights, num_directions, x, y, h_0, c_0, lengths, tape, drop
         if lengths is not None:
             out[...] = 0
         arguments = []
-        states = []
         for k in range(first, last):
             packed = weights[k]
             reverse = k > first
-            before, after = (steps, 0) if reverse else (0, steps)
+            before = steps if reverse else 0
             width = packed.input_size
-            gates = tape.buffer(
-                ("gates", layer, reverse), (steps, batch, packed.blocks, packed.gates, packed.lanes), dtype
-            )
-            c = tape.buffer(("c", layer, reverse), (steps + 1, batch, hidden_size), dtype)
-            slots = tape.buffer(("rows", layer, reverse), (steps + 1, batch, width + hidden_size + 1), dtype)
+            blocks = (steps, batch, packed.blocks, packed.gates, packed.lanes)
+            gates = tape.buffer(("gates", layer, reverse), blocks, dtype)
+            recurrent = tape.buffer(("recurrent", layer, reverse), blocks, dtype) if packed.apart else None
+            slots = tape.buffer(("rows", layer, reverse), (steps + 1, batch, width + 1 + hidden_size), dtype)
             rows = slots[1:] if reverse else slots[:steps]
             rows[:, :, :width] = x
-            rows[:, :, width + hidden_size] = 1
+            rows[:, :, width] = 1
             if lengths is not None:
                 _clear_padding(rows[:, :, :width], lengths)
-            h = slots[:, :, width : width + hidden_size]
-            h[before] = 0 if h_0 is None else h_0[k]
-            c[before] = 0 if c_0 is None else c_0[k]
-            arguments.append((packed, x, _half(out, reverse, num_directions), h, c, gates, lengths, reverse))
-            states.append((h[after], c[after]))
+            h = slots[:, :, width + 1 :]
+            h[before] = 0 if states_0 is None else states_0[0][k]
+            c = None
+            if has_c:
+                c = tape.buffer(("c", layer, reverse), (steps + 1, batch, hidden_size), dtype)
+                c[before] = 0 if states_0 is None else states_0[1][k]
+            arguments.append((packed, x, _half(out, reverse, num_directions), h, c, gates, recurrent, lengths, reverse))
             record.rows.append(rows)
             record.gates.append(gates)
+            record.recurrent.append(recurrent)
+            record.h.append(h)
             record.c.append(c)
         _run(sequence.forward, steps, batch, arguments)
-        for k, (h, c) in enumerate(states, first):
-            h_n[k] = h
-            c_n[k] = c
+        for k in range(first, last):
+            after = 0 if k > first else steps
+            states_n[0, k] = record.h[k][after]
+            if has_c:
+                states_n[1, k] = record.c[k][after]
         if dropout and last != len(weights):
             _drop(out, record.seed, record.call, layer, dropout)
         x = out
-    return (h_n, c_n), record
+    return list(states_n), record
 
 
 def _clear_padding(x, lengths):
@@ -156,18 +170,16 @@ def _drop(array, seed, call, layer, p):
     noise.drop(array, seed, call, layer, p)
 
 
-def backward(weights, num_directions, record, dy, dh_n, dc_n):
-    """(dx, (dh_0, dc_0), [(dweight_ih, dweight_hh, dbias)] per layer and direction), all new arrays.
+def backward(weights, num_directions, record, dy, dstates_n):
+    """(dx, dstates_0, [(dweight_ih, dweight_hh, dbias_ih, dbias_hh)] per layer and direction), all new arrays.
 
     dy (T, B, D*H) or None. The tape's gates become dgates.
     """
-    from ._core import blas
-
     steps, batch = record.shape
     hidden_size = weights[0].hidden_size
     dtype = weights[0].dtype
-    dh_0 = np.empty((len(weights), batch, hidden_size), dtype)
-    dc_0 = np.empty((len(weights), batch, hidden_size), dtype)
+    number_of_states = 1 + weights[0].has_c
+    dstates_0 = np.empty((number_of_states, len(weights), batch, hidden_size), dtype)
     products = [None] * len(weights)
     for first in range(len(weights) - num_directions, -1, -num_directions):
         last = first + num_directions
@@ -175,39 +187,59 @@ def backward(weights, num_directions, record, dy, dh_n, dc_n):
             dy = np.broadcast_to(np.zeros((1, 1, num_directions * hidden_size), dtype),
                                  (steps, batch, num_directions * hidden_size))  # fmt: skip
         arguments = []
-        states = []
+        dstates = []
         for k in range(first, last):
             packed = weights[k]
-            dstate = aligned_empty((2, batch, packed.blocks * packed.lanes), dtype, zero=True)
-            if dh_n is not None:
-                dstate[0, :, :hidden_size] = dh_n[k]
-            if dc_n is not None:
-                dstate[1, :, :hidden_size] = dc_n[k]
-            states.append(dstate)
+            dstate = aligned_empty((number_of_states, batch, packed.blocks * packed.lanes), dtype, zero=True)
+            if dstates_n is not None:
+                for part, given in zip(dstate, dstates_n, strict=True):
+                    part[:, :hidden_size] = given[k]
+            dstates.append(dstate)
             arguments.append(
-                (packed, record.gates[k], record.c[k], _half(dy, k > first, num_directions), dstate[0], dstate[1],
-                 record.lengths, k > first)
+                (packed, record.gates[k], record.recurrent[k], record.h[k], record.c[k],
+                 _half(dy, k > first, num_directions), dstate[0], dstate[-1], record.lengths, k > first)
             )  # fmt: skip
         _run(sequence.backward, steps, batch, arguments)
 
-        # (dweight_ih | dweight_hh | dbias) = dgates^T (x | h_prev | 1),  dx = dgates W_ih
-        dx = np.empty((steps, batch, weights[first].input_size), dtype)
+        dx = np.empty((steps, batch, weights[first].input_size), dtype)  # dx = dgates W_ih
         for k in range(first, last):
-            packed = weights[k]
-            width = packed.input_size
-            dh_0[k] = states[k - first][0, :, :hidden_size]
-            dc_0[k] = states[k - first][1, :, :hidden_size]
-            dgates = record.gates[k].reshape(steps * batch, packed.blocks * packed.gates * packed.lanes)
-            rows = record.rows[k].reshape(steps * batch, width + hidden_size + 1)
-            dweight = np.empty((dgates.shape[1], rows.shape[1]), dtype)
-            blas.matmul(dgates, rows, dweight, transpose_a=True)
-            products[k] = (
-                packed.deinterleave(dweight, 0, width),
-                packed.deinterleave(dweight, width, width + hidden_size),
-                packed.deinterleave(dweight, width + hidden_size, width + hidden_size + 1).reshape(-1),
-            )
-            _run(sequence.input_gradient, steps, batch, [(packed, record.gates[k], dx, k > first)])
+            dstates_0[:, k] = dstates[k - first][:, :, :hidden_size]
+            products[k] = _parameter_gradients(weights[k], record.rows[k], record.gates[k], record.recurrent[k])
+            _run(sequence.input_gradient, steps, batch, [(weights[k], record.gates[k], dx, k > first)])
         if record.dropout and first:
             _drop(dx, record.seed, record.call, first // num_directions - 1, record.dropout)
         dy = dx
-    return dy, (dh_0, dc_0), products
+    return dy, list(dstates_0), products
+
+
+def _parameter_gradients(packed, rows, dgates, recurrent):
+    """(dweight_ih, dweight_hh, dbias_ih, dbias_hh) of rows x | 1 | h_prev and the dgates that these get.
+
+    One product, dgates^T (x | 1 | h_prev); or, if h_prev gets others than x, two: dgates^T (x | 1) and
+    recurrent^T (1 | h_prev).
+    """
+    width, columns = packed.input_size, rows.shape[2]
+    rows = rows.reshape(-1, columns)
+    if packed.apart:
+        of_x = _product(dgates, rows[:, : width + 1])
+        of_h = _product(recurrent, rows[:, width:])
+        dbias_hh = packed.deinterleave(of_h, 0, 1).reshape(-1)
+    else:
+        of_x = _product(dgates, rows)
+        of_h = of_x[:, width:]
+    dweight_ih = packed.deinterleave(of_x, 0, width)
+    dweight_hh = packed.deinterleave(of_h, 1, columns - width)
+    dbias_ih = packed.deinterleave(of_x, width, width + 1).reshape(-1)
+    return dweight_ih, dweight_hh, dbias_ih, dbias_hh if packed.apart else dbias_ih.copy()
+
+
+def _product(dgates, rows):
+    """dgates^T rows, with one row of dgates (T, B, blocks, G, lanes) for each of rows (T*B, n)."""
+    global _blas
+    if _blas is None:  # an import statement, even of what is there, costs as much as a small product
+        from ._core import blas as _blas
+
+    dgates = dgates.reshape(rows.shape[0], math.prod(dgates.shape[2:]))
+    out = np.empty((dgates.shape[1], rows.shape[1]), dgates.dtype)
+    _blas.matmul(dgates, rows, out, transpose_a=True)
+    return out

@@ -65,14 +65,14 @@ class Stream(Stepper):
         self._enter()
         try:
             weights = layer._packed(layer._store.snapshot)
-            self._set(*stack.forward(weights, 1, x, y, *self._get(), None))
+            self._set(stack.forward(weights, 1, x, y, self._get(), None))
         finally:
             self._leave()
         return y[:, 0] if single else y
 
     @property
     def state(self):
-        """A copy of (h, c), each (num_layers, n, hidden_size), without n where batch_size is None.
+        """A copy of (h, c), or of h alone, each (num_layers, n, hidden_size), without n where batch_size is None.
 
         Raises
         ------
@@ -81,12 +81,10 @@ class Stream(Stepper):
         """
         self._enter()
         try:
-            h, c = self._get()
-            if self.batch_size is None:
-                h, c = h[:, 0], c[:, 0]
-            return h.copy(), c.copy()
+            copies = [part.copy() for part in self._get()]
         finally:
             self._leave()
+        return self.layer._as_state(copies, self.batch_size is not None)
 
     def reset(self, state=None):
         """Set the state, to zeros if omitted.
@@ -101,10 +99,10 @@ class Stream(Stepper):
         layer = self.layer
         rows = 1 if self.batch_size is None else self.batch_size
         expected = (layer.num_layers, rows, layer.hidden_size)
-        h, c = validation.state_pair("state", state, layer.dtype, expected, self.batch_size is not None)
+        states = validation.states("state", state, layer._states, layer.dtype, expected, self.batch_size is not None)
         self._enter()
         try:
-            self._set(0 if h is None else h, 0 if c is None else c)
+            self._set(states)
         finally:
             self._leave()
 

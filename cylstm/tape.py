@@ -2,10 +2,11 @@
 
 The buffers of a tape, in this one place (T steps, B rows, H hidden units, D directions; blocks * lanes >= H):
 
-    ("rows", layer, direction)   (T + 1, B, I + H + 1)          x_t | h before it | 1: dweight and dbias are one product
-    ("gates", layer, direction)  (T, B, blocks, gates, lanes)   activations; backward turns them into dgates
-    ("c", layer, direction)      (T + 1, B, H)                  slot t: before step t; in reverse after it
-    ("y", layer % 2)             (T, B, D*H)                    output of a layer but the last, for the next one
+    ("rows", layer, direction)       (T + 1, B, I + 1 + H)          x_t | 1 | h before it: one product for all
+    ("gates", layer, direction)      (T, B, blocks, gates, lanes)   activations; backward turns them into dgates
+    ("recurrent", layer, direction)  (T, B, blocks, gates, lanes)   GRU: what h adds to them; then its dgates
+    ("c", layer, direction)          (T + 1, B, H)                  LSTM: slot t is before step t; in reverse after it
+    ("y", layer % 2)                 (T, B, D*H)                    output of a layer but the last, for the next one
 
 The h of ``rows`` has slots as c has; x_t stands beside the h that step t begins with, in slot t, in reverse t + 1.
 
@@ -78,7 +79,7 @@ class Tape:
         memory = self._buffers.get(key)
         if memory is None or memory.size < count:
             memory = self._buffers[key] = aligned_empty((count,), np.uint8)
-        return memory[:count].view(dtype).reshape(shape)
+        return np.ndarray(shape, dtype, memory)
 
     @contextlib.contextmanager
     def use(self):

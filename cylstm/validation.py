@@ -130,14 +130,28 @@ def sequence(x, dtype, input_size, batch_first):
     )
 
 
-def state_pair(name, value, dtype, expected, batched):
-    """(h, c) of shape ``expected`` (L*D, B, H), or without B if not ``batched``; or None."""
+def states(name, value, letters, dtype, expected, batched):
+    """[h] or [h, c], as ``letters`` has it, each of shape ``expected`` (L*D, B, H); given without B if not ``batched``.
+
+    None stays None. h alone comes as an array, (h, c) as a tuple.
+    """
     if value is None:
-        return None, None
+        return None
+    if len(letters) == 1:
+        if isinstance(value, (tuple, list)):
+            raise TypeError(f"{name} is a {type(value).__name__}, expected one array: this cell has no c")
+        return [_state(name, value, dtype, expected, batched)]
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a tuple of two arrays (h, c)")
     if len(value) != 2:
         raise ValueError(f"{name} is a {type(value).__name__} of {len(value)}, expected a tuple of two arrays (h, c)")
+    return [
+        _state(f"{name} {letter}", part, dtype, expected, batched)
+        for letter, part in zip(letters, value, strict=True)
+    ]
+
+
+def _state(name, value, dtype, expected, batched):
     layers, batch, hidden = expected
     outer = expected if batched else (layers, hidden)
     words = (
@@ -145,18 +159,13 @@ def state_pair(name, value, dtype, expected, batched):
         if batched
         else f"(num_layers * num_directions={layers}, hidden_size={hidden}), as x is unbatched"
     )
-    pair = []
-    for letter, part in zip("hc", value, strict=True):
-        part = array(f"{name} {letter}", part, dtype)
-        shape(f"{name} {letter}", part, outer, words)
-        pair.append(rows_contiguous(f"{name} {letter}", part).reshape(expected))
-    return pair
+    value = array(name, value, dtype)
+    shape(name, value, outer, words)
+    return rows_contiguous(name, value).reshape(expected)
 
 
 def lengths_array(lengths, batch, steps, batched):
-    """B integers from 0 to T as intp; a single integer where x is unbatched; or None."""
-    if lengths is None:
-        return None
+    """B integers from 0 to T as intp; a single integer where x is unbatched."""
     if isinstance(lengths, np.ma.MaskedArray):
         raise TypeError("lengths is a masked array, expected integers")
     try:

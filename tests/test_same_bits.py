@@ -519,6 +519,14 @@ def outputs_of_this_level():
                         kind = f"{'bi' if bidirectional else 'uni'}-{'full' if lengths is None else 'ragged'}"
                         for name, value in (("y", y), ("h_n", h_n), ("c_n", c_n)):
                             outputs[f"lstm-{dtype}-{size[0]}-{size[1]}-{batch}-{kind}-{name}"] = value
+        for name, layer in (
+            ("gru", cylstm.GRU(7, 33, 2, bidirectional=True, dtype=dtype, rng=1)),
+            ("rnn_tanh", cylstm.RNN(7, 33, 2, bidirectional=True, dtype=dtype, rng=1)),
+            ("rnn_relu", cylstm.RNN(7, 33, 2, bidirectional=True, nonlinearity="relu", dtype=dtype, rng=1)),
+        ):
+            for batch in (1, 7, 50):
+                y, h_n = layer.forward(draw((9, batch, 7), dtype, 2), lengths=ragged(9, batch))
+                outputs[f"{name}-{dtype}-{batch}-y"], outputs[f"{name}-{dtype}-{batch}-h_n"] = y, h_n
         for activation in ACTIVATIONS:
             dense = cylstm.Dense(19, 37, activation=activation, dtype=dtype, rng=1)
             outputs[f"dense-{dtype}-{activation}"] = dense.forward(4 * draw((23, 19), dtype))

@@ -18,6 +18,8 @@ cdef extern from "table.h" nogil:
         Py_ssize_t next_step
     ctypedef struct forward_rows:
         void *const *gates
+        void *const *recurrent
+        const void *const *h_prev
         const void *const *c_prev
         void *const *c
         void *const *h
@@ -25,14 +27,17 @@ cdef extern from "table.h" nogil:
         Py_ssize_t first
         Py_ssize_t count
         Py_ssize_t gates_offset
+        Py_ssize_t recurrent_offset
         Py_ssize_t unit_offset
         Py_ssize_t units
     ctypedef struct backward_rows:
         void *const *gates
+        void *const *recurrent
+        const void *const *h_prev
         const void *const *c_prev
         const void *const *c
         const void *const *dy
-        const void *const *dh
+        void *const *dh
         void *const *dc
         Py_ssize_t first
         Py_ssize_t count
@@ -51,7 +56,13 @@ cdef extern from "table.h" nogil:
         void (*sum_row)(Py_ssize_t, const tile_product *) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
         forward_function *lstm_forward
+        forward_function *gru_forward
+        forward_function *rnn_tanh_forward
+        forward_function *rnn_relu_forward
         backward_function *lstm_backward
+        backward_function *gru_backward
+        backward_function *rnn_tanh_backward
+        backward_function *rnn_relu_backward
         activation_function *relu
         activation_function *sigmoid
         activation_function *tanh

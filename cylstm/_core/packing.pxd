@@ -1,5 +1,6 @@
 # The packed form of weights, and products with it.
 
+from cylstm._core.cells cimport cell
 from cylstm._core.kernels cimport kernel_table
 
 
@@ -36,24 +37,29 @@ cdef void multiply(
 
 cdef class Weights:
     cdef const kernel_table *kernels
+    cdef cell cell
     cdef readonly Py_ssize_t input_size
     cdef readonly Py_ssize_t hidden_size
     cdef readonly Py_ssize_t gates
     cdef readonly Py_ssize_t blocks
     cdef readonly Py_ssize_t lanes
     cdef readonly Py_ssize_t operations   # multiply-adds of one row in one step
+    cdef readonly bint has_c
+    cdef readonly bint apart              # what h adds to the pre-activations has a buffer of its own
     cdef readonly object dtype
     cdef matrix x                 # weight_ih: input_size deep
     cdef matrix h                 # weight_hh: hidden_size deep
     cdef matrix h_transposed      # weight_hh the other way round, for backward: blocks * gates * lanes deep
     cdef matrix x_transposed      # weight_ih likewise
     cdef bint has_backward        # those two are there
-    cdef char *bias               # (blocks, gates, lanes)
+    cdef char *bias               # (blocks, gates, lanes)  what sums of x W_ih begin with
+    cdef char *bias_h             # likewise, of h W_hh where they begin anew
     cdef list memory              # what owns the pointers above
     cdef object weight_ih
     cdef object weight_hh
     cdef int prepare_backward(self) except -1
     cdef matrix _transposed(self, array, list memory)
+    cdef char *_packed_bias(self, bias) except NULL
 
 
 cdef class PackedDense:

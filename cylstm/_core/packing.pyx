@@ -7,6 +7,7 @@ import numpy as np
 cimport numpy as cnp
 from libc.string cimport memcpy
 
+from cylstm._core.cells cimport apart, cell_of
 from cylstm._core.dispatch cimport table_of
 from cylstm._core.kernels cimport kernel_table, tile_product
 
@@ -30,7 +31,7 @@ def aligned_empty(shape, dtype, bint zero=False):
         count *= length
     raw = (np.zeros if zero else np.empty)(count + ALIGNMENT, np.uint8)
     cdef Py_ssize_t skip = -(<Py_ssize_t>cnp.PyArray_DATA(raw)) & (ALIGNMENT - 1)
-    return raw[skip:skip + count].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, raw, skip)
 
 
 cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil:
@@ -181,14 +182,18 @@ cdef pack_rows(const kernel_table *kernels, const matrix *to, array, Py_ssize_t 
 cdef class Weights:
     """The packed parameters of one layer in one direction.
 
-    weight_ih (G*H, I), weight_hh (G*H, H), bias (G*H,): C-contiguous, of one dtype; the bias is the rounded
-    sum of whatever biases there are.
+    weight_ih (G*H, I), weight_hh (G*H, H), bias_ih, bias_hh (G*H,): C-contiguous, of one dtype. The two biases of one
+    sum are added, and rounded, here.
     """
 
-    def __init__(self, weight_ih, weight_hh, bias, Py_ssize_t gates):
+    def __init__(self, str name, weight_ih, weight_hh, bias_ih, bias_hh):
         cdef const kernel_table *kernels = table_of(weight_ih.dtype)
         self.kernels = kernels
+        self.cell = cell_of(kernels, name)
+        self.has_c = self.cell.has_c
+        self.apart = apart(&self.cell)
         self.dtype = weight_ih.dtype
+        cdef Py_ssize_t gates = self.cell.gates
         self.input_size = weight_ih.shape[1]
         self.hidden_size = weight_hh.shape[0] // gates
         self.gates = gates
@@ -201,13 +206,23 @@ cdef class Weights:
         cdef Py_ssize_t depth = self.input_size + weight_hh.shape[1]
         self.operations = vectors * kernels.lanes * depth
         cdef Py_ssize_t size = depth * vectors * kernels.lanes * kernels.itemsize
-        self.x = new_matrix(kernels, self.input_size, vectors, gates, size, self.memory)
-        self.h = new_matrix(kernels, weight_hh.shape[1], vectors, gates, size, self.memory)
-        cdef matrix bias_row = new_matrix(kernels, 1, vectors, vectors, 0, self.memory)
-        self.bias = bias_row.data
+        cdef Py_ssize_t panel = gates if gates > 1 else 4   # whole blocks, enough of them for a tile
+        self.x = new_matrix(kernels, self.input_size, vectors, panel, size, self.memory)
+        self.h = new_matrix(kernels, weight_hh.shape[1], vectors, panel, size, self.memory)
         pack_rows(kernels, &self.x, weight_ih, gates, self.hidden_size)
         pack_rows(kernels, &self.h, weight_hh, gates, self.hidden_size)
-        pack_rows(kernels, &bias_row, bias, gates, self.hidden_size)
+        bias = bias_ih + bias_hh
+        if self.apart:
+            carried = self.cell.carried * self.hidden_size
+            bias[carried:] = bias_ih[carried:]
+            self.bias_h = self._packed_bias(bias_hh)
+        self.bias = self._packed_bias(bias)
+
+    cdef char *_packed_bias(self, bias) except NULL:
+        cdef Py_ssize_t vectors = self.blocks * self.gates
+        cdef matrix row = new_matrix(self.kernels, 1, vectors, vectors, 0, self.memory)
+        pack_rows(self.kernels, &row, bias, self.gates, self.hidden_size)
+        return row.data
 
     cdef int prepare_backward(self) except -1:
         """Pack what backward alone needs; a second thread that does the same at once does no harm."""
@@ -256,7 +271,7 @@ cdef class Weights:
         cdef const char *mixed = <const char *>cnp.PyArray_DATA(array)
         cdef Py_ssize_t itemsize = self.kernels.itemsize
         cdef Py_ssize_t row_bytes = (last - first) * itemsize
-        cdef Py_ssize_t mixed_bytes = array.shape[1] * itemsize
+        cdef Py_ssize_t mixed_bytes = array.strides[0]
         cdef Py_ssize_t block, gate, lane
         with nogil:
             for gate in range(self.gates):

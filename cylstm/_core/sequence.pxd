@@ -2,7 +2,8 @@
 
 from cpython.pystate cimport PyThreadState
 
-from cylstm._core.kernels cimport forward_function, kernel_table
+from cylstm._core.cells cimport cell
+from cylstm._core.kernels cimport kernel_table
 from cylstm._core.packing cimport Weights, matrix
 
 
@@ -13,11 +14,12 @@ cdef class Cancellation:
 cdef struct layer_description:
     # What a step needs besides rows: all that differs between cells is here, set before the time loop.
     const kernel_table *kernels
-    forward_function *cell
+    cell cell
+    bint apart                  # pre-activations in two buffers: see cells.pxd
     matrix x
     matrix h
     const char *bias
-    Py_ssize_t gates
+    const char *bias_h
     Py_ssize_t hidden_size
     Py_ssize_t together         # vectors whose products are made before the cell turns them into h: whole groups
     Py_ssize_t units_together   # the hidden units of those
@@ -31,7 +33,8 @@ cdef struct step_rows:
     const void **h_prev       # (H,)                  IN
     const void **start        # (blocks, G, lanes)    IN   what the sums begin with: bias, or bias + x W_ih
     void **gates              # (blocks, G, lanes)    OUT  a tape, or scratch for what is worked on together
-    const void **c_prev       # (H,)                  IN
+    void **recurrent          # (blocks, G, lanes)    OUT  likewise, of a cell whose pre-activations are apart
+    const void **c_prev       # (H,)                  IN   a cell without c does not look at it
     void **c                  # (H,)                  OUT  may be c_prev
     void **h                  # (H,)                  OUT
     void **y                  # (H,)                  OUT

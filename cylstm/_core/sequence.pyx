@@ -8,7 +8,8 @@ from cpython.pystate cimport PyThreadState
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from cylstm._core.kernels cimport backward_function, backward_rows, forward_rows, kernel_table
+from cylstm._core.cells cimport apart, cell
+from cylstm._core.kernels cimport backward_rows, forward_rows, kernel_table
 from cylstm._core.packing cimport ROWS_AT_ONCE, Weights, group_at, matrix, multiply, product_of_group
 
 cnp.import_array()
@@ -36,25 +37,26 @@ cdef layer_description describe(Weights weights, Py_ssize_t rows):
     """The layer as steps of up to ``rows`` rows need it."""
     cdef layer_description layer
     layer.kernels = weights.kernels
-    layer.cell = weights.kernels.lstm_forward
+    layer.cell = weights.cell
+    layer.apart = apart(&layer.cell)
     layer.x = weights.x
     layer.h = weights.h
     layer.bias = weights.bias
-    layer.gates = weights.gates
+    layer.bias_h = weights.bias_h
     layer.hidden_size = weights.hidden_size
     cdef Py_ssize_t group_bytes = (
         max(1, min(<Py_ssize_t>ROWS_AT_ONCE, rows)) * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
     )
     layer.together = layer.h.group * max(1, TOGETHER_BYTES // group_bytes)
-    layer.units_together = layer.together // layer.gates * layer.kernels.lanes
+    layer.units_together = layer.together // layer.cell.gates * layer.kernels.lanes
     layer.last_together = (layer.h.vectors - 1) // layer.together * layer.together
-    layer.last_unit = layer.last_together // layer.gates * layer.kernels.lanes
+    layer.last_unit = layer.last_together // layer.cell.gates * layer.kernels.lanes
     return layer
 
 
 cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil:
-    """One allocation for the eight arrays; rows.x owns it."""
-    cdef void **memory = <void **>malloc(8 * (capacity + 1) * sizeof(void *))
+    """One allocation for the nine arrays; rows.x owns it."""
+    cdef void **memory = <void **>malloc(9 * (capacity + 1) * sizeof(void *))
     if memory == NULL:
         with gil:
             raise MemoryError
@@ -66,6 +68,7 @@ cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil:
     rows.c = memory + 5 * capacity
     rows.h = memory + 6 * capacity
     rows.y = memory + 7 * capacity
+    rows.recurrent = memory + 8 * capacity
     return 0
 
 
@@ -76,6 +79,7 @@ cdef step_rows from_row(const step_rows *rows, Py_ssize_t row) noexcept nogil:
     part.h_prev = rows.h_prev + row
     part.start = rows.start + row
     part.gates = rows.gates + row
+    part.recurrent = rows.recurrent + row
     part.c_prev = rows.c_prev + row
     part.c = rows.c + row
     part.h = rows.h + row
@@ -88,36 +92,62 @@ cdef void free_rows(step_rows *rows) noexcept nogil:
     rows.x = NULL
 
 
+cdef Py_ssize_t scratch_row_bytes(const layer_description *layer) noexcept nogil:
+    return min(layer.together, layer.h.vectors) * layer.kernels.lanes * layer.kernels.itemsize
+
+
 cdef Py_ssize_t scratch_bytes(const layer_description *layer, Py_ssize_t rows) noexcept nogil:
     """For the pre-activations of what is worked on together, where there is no tape."""
-    return (
-        min(<Py_ssize_t>ROWS_AT_ONCE, rows) * min(layer.together, layer.h.vectors)
-        * layer.kernels.lanes * layer.kernels.itemsize
-    )
+    return min(<Py_ssize_t>ROWS_AT_ONCE, rows) * scratch_row_bytes(layer) * (2 if layer.apart else 1)
 
 
 cdef void scratch_gates(
     const layer_description *layer, step_rows *rows, Py_ssize_t count, char *scratch
 ) noexcept nogil:
-    """Let rows.gates take turns in the scratch."""
-    cdef Py_ssize_t row_bytes = min(layer.together, layer.h.vectors) * layer.kernels.lanes * layer.kernels.itemsize
+    """Let rows.gates, and rows.recurrent, take turns in the scratch."""
+    cdef Py_ssize_t row_bytes = scratch_row_bytes(layer)
+    cdef char *second = scratch + min(<Py_ssize_t>ROWS_AT_ONCE, count) * row_bytes
     cdef Py_ssize_t r
     for r in range(count):
         rows.gates[r] = scratch + (r % ROWS_AT_ONCE) * row_bytes
+        if layer.apart:
+            rows.recurrent[r] = second + (r % ROWS_AT_ONCE) * row_bytes
 
 
-cdef void step(
+cdef void begin_anew(
+    const layer_description *layer, Py_ssize_t vector, Py_ssize_t rows, const void *const *sums_of_x,
+    Py_ssize_t x_vector, void *const *recurrent, Py_ssize_t vector_out,
+) noexcept nogil:
+    """What the sums of h W_hh begin with, for the blocks of one group: sums of x W_ih that go on, and b_hh."""
+    cdef Py_ssize_t gates = layer.cell.gates
+    cdef Py_ssize_t vector_bytes = layer.kernels.lanes * layer.kernels.itemsize
+    cdef Py_ssize_t carried = layer.cell.carried * vector_bytes
+    cdef Py_ssize_t rest = gates * vector_bytes - carried
+    cdef Py_ssize_t blocks = min(layer.h.group, layer.h.vectors - vector) // gates
+    cdef Py_ssize_t r, block, offset
+    cdef char *to
+    for block in range(blocks):
+        offset = block * gates * vector_bytes
+        for r in range(rows):
+            to = <char *>recurrent[r] + vector_out * vector_bytes + offset
+            memcpy(to, <const char *>sums_of_x[r] + x_vector * vector_bytes + offset, carried)
+            memcpy(to + carried, layer.bias_h + vector * vector_bytes + offset + carried, rest)
+
+
+cdef inline void step_of(
+    const bint separate,       # layer.apart, known to the compiler: its other half costs nothing then
     const layer_description *layer,
     const step_rows *rows,
     Py_ssize_t count,          # active rows
     bint with_input,           # False: rows.start holds bias + x W_ih already
-    bint taped,                # rows.gates are whole rows; False: scratch for what is worked on together
+    bint taped,                # rows.gates, .recurrent are whole rows; False: scratch for what is worked on together
     bint downwards,            # from the last block to the first
 ) noexcept nogil:
     """One time step: for some blocks after the other, for some rows after the other, the products and then the cell.
 
         gates = start + x W_ih + h_prev W_hh;   c, h, y = cell(gates, c_prev)
 
+    or, apart, with the sums of h W_hh in ``recurrent`` (then gates is rows.start, whole rows, where not with_input).
     Blocks are outside and rows inside, so weights come from afar once per step. Steps take turns in going up and down:
     what a step used last is still near when the next one begins with it. (No sum runs over blocks.)
     """
@@ -130,24 +160,31 @@ cdef void step(
     cdef Py_ssize_t together = -layer.together if downwards else layer.together
     cdef Py_ssize_t first = layer.last_together if downwards else 0      # vector of those worked on together
     cdef Py_ssize_t unit = layer.last_unit if downwards else 0           # its first hidden unit
-    cdef Py_ssize_t last, row, some, vector, origin
+    cdef Py_ssize_t last, row, some, vector, origin, sums_origin, start_vector
     cdef const void *const *start
     cdef void *const *gates
-    cell_rows.gates = <void *const *>rows.gates
+    cdef void *const *sums
+    cdef bint whole = taped or (separate and not with_input)
+    cell_rows.gates = <void *const *>(<void **>rows.start if separate and not with_input else rows.gates)
+    cell_rows.recurrent = <void *const *>rows.recurrent
+    cell_rows.h_prev = <const void *const *>rows.h_prev
     cell_rows.c_prev = <const void *const *>rows.c_prev
     cell_rows.c = <void *const *>rows.c
     cell_rows.h = <void *const *>rows.h
     cell_rows.y = <void *const *>rows.y
     while 0 <= first < layer.h.vectors:
         last = min(layer.h.last_group, first + layer.together - layer.h.group)
-        origin = 0 if taped else first   # the vector that rows.gates begin with
+        origin = 0 if whole else first        # the vector that gates begin with
+        sums_origin = 0 if taped else first   # and that the sums of h W_hh begin with
         row = 0
         while row < count:
             some = min(<Py_ssize_t>ROWS_AT_ONCE, count - row)
-            gates = <void *const *>(rows.gates + row)
+            gates = <void *const *>(cell_rows.gates + row)
+            sums = <void *const *>(rows.recurrent + row) if separate else gates
             vector = last if downwards else first
             while first <= vector <= last:
                 start = <const void *const *>(rows.start + row)
+                start_vector = vector
                 if with_input:
                     product_of_group(
                         kernels, &layer.x, vector, some, <const void *const *>(rows.x + row),
@@ -155,18 +192,24 @@ cdef void step(
                         group_at(kernels, &layer.h, vector),
                     )
                     start = <const void *const *>gates
+                    start_vector = vector - origin
+                if separate:
+                    begin_anew(layer, vector, some, start, start_vector, sums, vector - sums_origin)
+                    start = <const void *const *>sums
+                    start_vector = vector - sums_origin
                 product_of_group(
                     kernels, &layer.h, vector, some, <const void *const *>(rows.h_prev + row),
-                    start, (vector - origin if with_input else vector) * lanes, gates, (vector - origin) * lanes,
+                    start, start_vector * lanes, sums, (vector - sums_origin) * lanes,
                     group_at(kernels, leading, vector + group),
                 )
                 vector += group
             cell_rows.first = row
             cell_rows.count = some
             cell_rows.gates_offset = (first - origin) * lanes
+            cell_rows.recurrent_offset = (first - sums_origin) * lanes
             cell_rows.unit_offset = unit
             cell_rows.units = min(units, layer.hidden_size - unit)
-            layer.cell(&cell_rows)
+            layer.cell.forward(&cell_rows)
             row += some
         first += together
         unit += -units if downwards else units
@@ -177,6 +220,16 @@ cdef struct strided:
     char *data
     Py_ssize_t step
     Py_ssize_t row
+
+
+cdef void step(
+    const layer_description *layer, const step_rows *rows, Py_ssize_t count, bint with_input, bint taped,
+    bint downwards,
+) noexcept nogil:
+    if layer.apart:
+        step_of(True, layer, rows, count, with_input, taped, downwards)
+    else:
+        step_of(False, layer, rows, count, with_input, taped, downwards)
 
 
 cdef strided view(array):
@@ -228,6 +281,7 @@ cdef struct forward_pass:
     strided h
     strided c
     strided gates
+    strided recurrent
     step_rows rows
     step_rows inputs              # of a whole chunk
     char *scratch
@@ -276,17 +330,20 @@ cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) no
                     rows.x[count] = at(&run.x, t, row)
                     rows.h_prev[count] = at(&run.h, h_slot, row)
                     rows.h[count] = at(&run.h, h_next, row)
-                    rows.c_prev[count] = at(&run.c, c_slot, row)
-                    rows.c[count] = at(&run.c, c_next, row)
+                    if run.layer.cell.has_c:
+                        rows.c_prev[count] = at(&run.c, c_slot, row)
+                        rows.c[count] = at(&run.c, c_next, row)
                     rows.y[count] = at(&run.y, t, row)
                     rows.start[count] = <const void *>inputs.gates[total] if run.chunk else <const void *>run.layer.bias
                     if run.taped:
                         rows.gates[count] = at(&run.gates, t, row)
+                        if run.layer.apart:
+                            rows.recurrent[count] = at(&run.recurrent, t, row)
                     count += 1
                     total += 1
                 else:  # carries its state over
                     memcpy(at(&run.h, h_next, row), at(&run.h, h_slot, row), row_bytes)
-                    if c_next != c_slot:
+                    if run.layer.cell.has_c and c_next != c_slot:
                         memcpy(at(&run.c, c_next, row), at(&run.c, c_slot, row), row_bytes)
             step(&run.layer, rows, count, run.chunk == 0, run.taped, s & 1)
             s += 1
@@ -317,8 +374,9 @@ def forward(
     x,                 # (T, B, I)                     IN
     y,                 # (T, B, H)                     OUT    active steps only
     h,                 # (2 or T+1, B, H)              INOUT  slot 0 (reverse tape: T) in: h_0
-    c,                 # (1 or T+1, B, H)              INOUT  likewise c_0
+    c,                 # (1 or T+1, B, H)              INOUT  likewise c_0; None: the cell has no c
     gates,             # (T, B, blocks, G, lanes)      OUT    the activations, or None
+    recurrent,         # (T, B, blocks, G, lanes)      OUT    of a cell that keeps them apart, or None
     lengths,           # (B,) intp, or None            IN
     bint reverse,
     Py_ssize_t first_row,
@@ -332,14 +390,15 @@ def forward(
     cdef Py_ssize_t part = rows_per_part(operations_per_step(1, &weights.x, &weights.h, weights.lanes))
     while first_row < last_row:
         if not forward_part(
-            weights, x, y, h, c, gates, lengths, reverse, first_row, min(last_row, first_row + part), cancellation
+            weights, x, y, h, c, gates, recurrent, lengths, reverse, first_row,
+            min(last_row, first_row + part), cancellation,
         ):
             return
         first_row += part
 
 
 cdef bint forward_part(
-    Weights weights, x, y, h, c, gates, lengths, bint reverse, Py_ssize_t first_row, Py_ssize_t last_row,
+    Weights weights, x, y, h, c, gates, recurrent, lengths, bint reverse, Py_ssize_t first_row, Py_ssize_t last_row,
     Cancellation cancellation,
 ) except -1:
     """As :func:`forward`; False: cancelled."""
@@ -355,17 +414,20 @@ cdef bint forward_part(
     run.now.steps = steps
     run.now.reverse = reverse
     run.now.h_slots = cnp.PyArray_DIM(h, 0)
-    run.now.c_slots = cnp.PyArray_DIM(c, 0)
+    run.now.c_slots = cnp.PyArray_DIM(c, 0) if c is not None else 1
     run.lengths = NULL if lengths is None else <Py_ssize_t *>cnp.PyArray_DATA(lengths)
     run.first_row = first_row
     run.last_row = last_row
     run.x = view(x)
     run.y = view(y)
     run.h = view(h)
-    run.c = view(c)
+    if c is not None:
+        run.c = view(c)
     run.now.taped = run.taped = gates is not None
     if run.taped:
         run.gates = view(gates)
+        if recurrent is not None:
+            run.recurrent = view(recurrent)
 
     # Few rows: the input product of many steps fills the tiles that one step would leave empty.
     input_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
@@ -411,7 +473,7 @@ cdef bint interrupted(Cancellation cancellation) except -1:
 
 cdef struct backward_pass:
     const kernel_table *kernels
-    backward_function *cell
+    cell cell
     matrix h_transposed
     Py_ssize_t hidden_size
     clock now
@@ -419,6 +481,8 @@ cdef struct backward_pass:
     Py_ssize_t first_row
     Py_ssize_t last_row
     strided gates
+    strided recurrent
+    strided h
     strided c
     strided dy
     strided dh                # one step
@@ -426,7 +490,9 @@ cdef struct backward_pass:
     const void **c_prev
     const void **c_rows
     const void **dy_rows
+    const void **h_prev
     void **gates_rows
+    void **recurrent_rows     # gates_rows where they are not apart: the dgates that h_prev gets
     void **dh_rows
     void **dc_rows
     const void **zeros
@@ -437,12 +503,15 @@ cdef void backward_steps(backward_pass *run, Py_ssize_t last, Py_ssize_t first) 
     cdef const kernel_table *kernels = run.kernels
     cdef backward_rows rows
     cdef Py_ssize_t gates_bytes = run.h_transposed.depth * kernels.itemsize
-    cdef Py_ssize_t s, t, row, count, slot, slot_next
+    cdef Py_ssize_t s, t, row, count
+    cdef const void *const *start = <const void *const *>(run.dh_rows if run.cell.bypass else <void **>run.zeros)
     rows.gates = <void *const *>run.gates_rows
+    rows.recurrent = <void *const *>run.recurrent_rows
+    rows.h_prev = <const void *const *>run.h_prev
     rows.c_prev = <const void *const *>run.c_prev
     rows.c = <const void *const *>run.c_rows
     rows.dy = <const void *const *>run.dy_rows
-    rows.dh = <const void *const *>run.dh_rows
+    rows.dh = <void *const *>run.dh_rows
     rows.dc = <void *const *>run.dc_rows
     rows.first = rows.gates_offset = rows.unit_offset = 0
     rows.units = run.hidden_size
@@ -450,32 +519,38 @@ cdef void backward_steps(backward_pass *run, Py_ssize_t last, Py_ssize_t first) 
     while s > first:
         s -= 1
         t = time_of(&run.now, s)
-        slot = slot_before(&run.now, s, run.now.c_slots)
-        slot_next = slot_after(&run.now, s, run.now.c_slots)
         count = 0
         for row in range(run.first_row, run.last_row):
             if is_active(run.lengths, row, t):
                 run.gates_rows[count] = at(&run.gates, t, row)
-                run.c_prev[count] = at(&run.c, slot, row)
-                run.c_rows[count] = at(&run.c, slot_next, row)
+                if apart(&run.cell):
+                    run.recurrent_rows[count] = at(&run.recurrent, t, row)
+                run.h_prev[count] = at(&run.h, slot_before(&run.now, s, run.now.h_slots), row)
+                if run.cell.has_c:
+                    run.c_prev[count] = at(&run.c, slot_before(&run.now, s, run.now.c_slots), row)
+                    run.c_rows[count] = at(&run.c, slot_after(&run.now, s, run.now.c_slots), row)
                 run.dy_rows[count] = at(&run.dy, t, row)
                 run.dh_rows[count] = at(&run.dh, 0, row)
                 run.dc_rows[count] = at(&run.dc, 0, row)
                 count += 1
             else:  # its gradients carry over; this step has none
                 memset(at(&run.gates, t, row), 0, gates_bytes)
+                if apart(&run.cell):
+                    memset(at(&run.recurrent, t, row), 0, gates_bytes)
         rows.count = count
-        run.cell(&rows)
+        run.cell.backward(&rows)
         multiply(
-            kernels, &run.h_transposed, count, <const void *const *>run.gates_rows,
-            <const void *const *>run.zeros, <void *const *>run.dh_rows, s & 1,
+            kernels, &run.h_transposed, count, <const void *const *>run.recurrent_rows, start,
+            <void *const *>run.dh_rows, s & 1,
         )
 
 
 def backward(
     Weights weights,
     gates,             # (T, B, blocks, G, lanes)   INOUT  in: activations, out: dgates
-    c,                 # (T+1, B, H)                IN
+    recurrent,         # (T, B, blocks, G, lanes)   INOUT  in: as forward left it, out: the dgates that h gets; or None
+    h,                 # (T+1, B, H)                IN
+    c,                 # (T+1, B, H)                IN     or None
     dy,                # (T, B, H)                  IN
     dh,                # (B, blocks*lanes)          INOUT  in: dL/dh_n, zero past H; out: dL/dh_0
     dc,                # (B, blocks*lanes)          INOUT  likewise for c
@@ -490,15 +565,16 @@ def backward(
     weights.prepare_backward()
     while first_row < last_row:
         if not backward_part(
-            weights, gates, c, dy, dh, dc, lengths, reverse, first_row, min(last_row, first_row + part), cancellation
+            weights, gates, recurrent, h, c, dy, dh, dc, lengths, reverse, first_row,
+            min(last_row, first_row + part), cancellation,
         ):
             return
         first_row += part
 
 
 cdef bint backward_part(
-    Weights weights, gates, c, dy, dh, dc, lengths, bint reverse, Py_ssize_t first_row, Py_ssize_t last_row,
-    Cancellation cancellation,
+    Weights weights, gates, recurrent, h, c, dy, dh, dc, lengths, bint reverse, Py_ssize_t first_row,
+    Py_ssize_t last_row, Cancellation cancellation,
 ) except -1:
     """As :func:`backward`; False: cancelled."""
     cdef backward_pass run
@@ -510,7 +586,7 @@ cdef bint backward_part(
     if steps == 0:
         return True
     run.kernels = weights.kernels
-    run.cell = weights.kernels.lstm_backward
+    run.cell = weights.cell
     run.h_transposed = weights.h_transposed
     # Only where there is one row in all: a gradient may not depend on the number of threads or on lengths.
     run.h_transposed.any_order = cnp.PyArray_DIM(gates, 1) == 1 and run.h_transposed.depth % 8 == 0
@@ -523,7 +599,11 @@ cdef bint backward_part(
     run.first_row = first_row
     run.last_row = last_row
     run.gates = view(gates)
-    run.c = view(c)
+    run.h = view(h)
+    if recurrent is not None:
+        run.recurrent = view(recurrent)
+    if c is not None:
+        run.c = view(c)
     run.dy = view(dy)
     run.dh.data = <char *>cnp.PyArray_DATA(dh)
     run.dh.row = cnp.PyArray_STRIDE(dh, 0)
@@ -531,7 +611,7 @@ cdef bint backward_part(
     run.dc.row = cnp.PyArray_STRIDE(dc, 0)
     run.dh.step = run.dc.step = 0
     zero_bytes = run.h_transposed.vectors * run.kernels.lanes * run.kernels.itemsize
-    memory = <void **>malloc(7 * rows * sizeof(void *) + zero_bytes)
+    memory = <void **>malloc(9 * rows * sizeof(void *) + zero_bytes)
     if memory == NULL:
         raise MemoryError
     run.c_prev = <const void **>memory
@@ -540,10 +620,12 @@ cdef bint backward_part(
     run.gates_rows = memory + 3 * rows
     run.dh_rows = memory + 4 * rows
     run.dc_rows = memory + 5 * rows
-    run.zeros = <const void **>(memory + 6 * rows)
-    memset(memory + 7 * rows, 0, zero_bytes)
+    run.h_prev = <const void **>(memory + 6 * rows)
+    run.recurrent_rows = memory + 7 * rows if apart(&run.cell) else run.gates_rows
+    run.zeros = <const void **>(memory + 8 * rows)
+    memset(memory + 9 * rows, 0, zero_bytes)
     for r in range(rows):
-        run.zeros[r] = memory + 7 * rows
+        run.zeros[r] = memory + 9 * rows
     operations = 2 * operations_per_step(rows, &weights.x, &weights.h, weights.lanes)
     quantum = max(QUANTUM_OPERATIONS // operations, 1)
     try:

@@ -50,7 +50,7 @@ cdef class Stepper:
     cdef layer_description *layers      # (num_layers,)
     cdef step_rows *rows                # (2 slots, num_layers)
     cdef object h                       # (2, num_layers, rows, H)
-    cdef object c                       # (2, num_layers, rows, H)
+    cdef object c                       # (2, num_layers, rows, H), or None where the cell has no c
     cdef object scratch
     cdef Py_ssize_t num_layers
     cdef Py_ssize_t count               # rows
@@ -80,7 +80,7 @@ cdef class Stepper:
         self.row_bytes = layer.hidden_size * self.itemsize
         shape = (self.num_layers, self.count, layer.hidden_size)
         self.h = aligned_empty((2, *shape), dtype, zero=True)
-        self.c = aligned_empty((2, *shape), dtype, zero=True)
+        self.c = aligned_empty((2, *shape), dtype, zero=True) if len(layer._states) == 2 else None
         self.layers = <layer_description *>calloc(self.num_layers, sizeof(layer_description))
         self.rows = <step_rows *>calloc(2 * self.num_layers, sizeof(step_rows))
         if self.layers == NULL or self.rows == NULL:
@@ -102,7 +102,7 @@ cdef class Stepper:
 
     cdef _point(self, step_rows *rows, int slot, Py_ssize_t k):
         """All pointers of layer k that do not change from step to step."""
-        cdef char *c = <char *>cnp.PyArray_DATA(self.c)
+        cdef char *c = NULL if self.c is None else <char *>cnp.PyArray_DATA(self.c)
         cdef char *h = <char *>cnp.PyArray_DATA(self.h)
         cdef Py_ssize_t slot_bytes = self.num_layers * self.count * self.row_bytes
         cdef Py_ssize_t r, row
@@ -110,8 +110,9 @@ cdef class Stepper:
             row = (k * self.count + r) * self.row_bytes
             rows.h_prev[r] = h + slot * slot_bytes + row
             rows.h[r] = h + (1 - slot) * slot_bytes + row
-            rows.c_prev[r] = c + slot * slot_bytes + row
-            rows.c[r] = c + (1 - slot) * slot_bytes + row
+            if c != NULL:
+                rows.c_prev[r] = c + slot * slot_bytes + row
+                rows.c[r] = c + (1 - slot) * slot_bytes + row
             # Layer k + 1 reads the new h of layer k; only the first x and the last y come from the caller.
             rows.y[r] = rows.h[r]
             rows.x[r] = NULL if k == 0 else h + (1 - slot) * slot_bytes + row - self.count * self.row_bytes
@@ -262,10 +263,10 @@ cdef class Stepper:
         flag_drop(&self.busy)
 
     def _get(self):
-        """(h, c): views of the current state, (num_layers, n, H)."""
-        return self.h[self.slot], self.c[self.slot]
+        """[h] or [h, c]: views of the current state, (num_layers, n, H)."""
+        return [self.h[self.slot]] if self.c is None else [self.h[self.slot], self.c[self.slot]]
 
-    def _set(self, h, c):
-        """Copy arrays, or 0, into the current state."""
-        self.h[self.slot] = h
-        self.c[self.slot] = c
+    def _set(self, states):
+        """Copy arrays, or zeros if None, into the current state."""
+        for part, state in zip(self._get(), states or (0, 0)):
+            part[...] = state

@@ -55,6 +55,8 @@ cdef extern from "table.h" nogil:
         Py_ssize_t next_step
     ctypedef struct forward_rows:
         real *const *gates
+        real *const *recurrent
+        const real *const *h_prev
         const real *const *c_prev
         real *const *c
         real *const *h
@@ -62,14 +64,17 @@ cdef extern from "table.h" nogil:
         Py_ssize_t first
         Py_ssize_t count
         Py_ssize_t gates_offset
+        Py_ssize_t recurrent_offset
         Py_ssize_t unit_offset
         Py_ssize_t units
     ctypedef struct backward_rows:
         real *const *gates
+        real *const *recurrent
+        const real *const *h_prev
         const real *const *c_prev
         const real *const *c
         const real *const *dy
-        const real *const *dh
+        real *const *dh
         real *const *dc
         Py_ssize_t first
         Py_ssize_t count
@@ -86,7 +91,13 @@ cdef extern from "table.h" nogil:
         void (*sum_row)(Py_ssize_t, const tile_product *) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
         void (*lstm_forward)(const forward_rows *) noexcept nogil
+        void (*gru_forward)(const forward_rows *) noexcept nogil
+        void (*rnn_tanh_forward)(const forward_rows *) noexcept nogil
+        void (*rnn_relu_forward)(const forward_rows *) noexcept nogil
         void (*lstm_backward)(const backward_rows *) noexcept nogil
+        void (*gru_backward)(const backward_rows *) noexcept nogil
+        void (*rnn_tanh_backward)(const backward_rows *) noexcept nogil
+        void (*rnn_relu_backward)(const backward_rows *) noexcept nogil
         activation_function *relu
         activation_function *sigmoid
         activation_function *tanh
@@ -615,6 +626,176 @@ cdef void lstm_backward(const backward_rows *rows) noexcept nogil:
         lstm_derivatives(1, rows, &at)
 
 
+cdef inline void gru_gates(const int blocks, const forward_rows *rows, walk *at) noexcept nogil:
+    """r and z of one or two blocks, side by side."""
+    cdef const real *sums
+    cdef real *gates[2]
+    cdef vreal[4] x
+    cdef int j
+    for j in range(blocks):
+        gates[j] = rows.gates[at.row] + at.gates_offset
+        sums = rows.recurrent[at.row] + (at.gates_offset - rows.gates_offset + rows.recurrent_offset)
+        x[2 * j] = v_load(sums)
+        x[2 * j + 1] = v_load(sums + LANES)
+        advance(at, 3)
+    activate(2 * blocks, 0, x)
+    for j in range(blocks):
+        v_store(gates[j], x[2 * j])
+        v_store(gates[j] + LANES, x[2 * j + 1])
+
+
+cdef inline void gru_output(const int blocks, const forward_rows *rows, walk *at) noexcept nogil:
+    """n and h of one or two blocks, side by side."""
+    cdef walk here = at[0]
+    cdef real *gates
+    cdef const real *sums
+    cdef vreal[2] n
+    cdef vreal z, h
+    cdef Py_ssize_t units
+    cdef int j
+    for j in range(blocks):
+        gates = rows.gates[at.row] + at.gates_offset
+        sums = rows.recurrent[at.row] + (at.gates_offset - rows.gates_offset + rows.recurrent_offset)
+        n[j] = v_fma(v_load(gates), v_load(sums + 2 * LANES), v_load(gates + 2 * LANES))
+        advance(at, 3)
+    activate(0, blocks, n)
+    for j in range(blocks):
+        gates = rows.gates[here.row] + here.gates_offset
+        units = units_of(&here)
+        v_store(gates + 2 * LANES, n[j])
+        z = v_load(gates + LANES)
+        h = v_fma(z, v_load_units(rows.h_prev[here.row] + here.unit, units), (v_set1(<real>1) - z) * n[j])
+        v_store_units(rows.h[here.row] + here.unit, h, units)
+        v_store_units(rows.y[here.row] + here.unit, h, units)
+        advance(&here, 3)
+
+
+cdef void gru_forward(const forward_rows *rows) noexcept nogil:
+    """One GRU step of some units, its reset gate behind the recurrent product (PyTorch's; after Cho et al. 2014).
+
+        r, z = sigmoid of their pre-activations
+        n = tanh(x W_n + b_n + r q),  q = h_prev U_n + b'_n
+        h = (1 - z) n + z h_prev
+
+    ``recurrent`` holds the pre-activations of r and z, and q; ``gates`` that of n without r q, and becomes r, z, n.
+    """
+    cdef Py_ssize_t total = blocks_of(rows.units) * rows.count
+    cdef Py_ssize_t done
+    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    for done in range(total // 2):
+        gru_gates(2, rows, &at)
+    if total % 2:
+        gru_gates(1, rows, &at)
+    at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    for done in range(total // 2):
+        gru_output(2, rows, &at)
+    if total % 2:
+        gru_output(1, rows, &at)
+
+
+cdef void gru_backward(const backward_rows *rows) noexcept nogil:
+    """The derivatives of gru_forward; d of a gate is with respect to its pre-activation.
+
+        dh = dy + dh of the next step
+        dn = dh (1 - z) (1 - n^2),   dz = dh (h_prev - n) z (1 - z),   dr = dn q r (1 - r)
+        dq = dn r;   dh z is what h_prev gets past the recurrent product
+
+    ``gates`` become dr, dz, dn, what x gets; ``recurrent`` dr, dz, dq, what h_prev gets. Lanes past ``units`` are read
+    as zeros, and so get zeros.
+    """
+    cdef vreal one = v_set1(<real>1)
+    cdef vreal r, z, n, q, dh, dr, dz, dn
+    cdef real *gates
+    cdef real *sums
+    cdef Py_ssize_t units, done
+    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    for done in range(blocks_of(rows.units) * rows.count):
+        gates = rows.gates[at.row] + at.gates_offset
+        sums = rows.recurrent[at.row] + at.gates_offset
+        units = units_of(&at)
+        r = v_load_units(gates, units)
+        z = v_load_units(gates + LANES, units)
+        n = v_load_units(gates + 2 * LANES, units)
+        q = v_load_units(sums + 2 * LANES, units)
+        dh = v_load_units(rows.dh[at.row] + at.unit, units) + v_load_units(rows.dy[at.row] + at.unit, units)
+        dn = dh * (one - z) * (one - n * n)
+        dz = dh * (v_load_units(rows.h_prev[at.row] + at.unit, units) - n) * z * (one - z)
+        dr = dn * q * r * (one - r)
+        v_store(gates, dr)
+        v_store(gates + LANES, dz)
+        v_store(gates + 2 * LANES, dn)
+        v_store(sums, dr)
+        v_store(sums + LANES, dz)
+        v_store(sums + 2 * LANES, dn * r)
+        v_store(rows.dh[at.row] + at.unit, dh * z)
+        advance(&at, 3)
+
+
+cdef inline void rnn_output(const int blocks, const bint rectified, const forward_rows *rows, walk *at) noexcept nogil:
+    """h of one or two blocks, side by side."""
+    cdef walk here = at[0]
+    cdef vreal[2] h
+    cdef Py_ssize_t units
+    cdef int j
+    for j in range(blocks):
+        h[j] = v_load(rows.gates[at.row] + at.gates_offset)
+        advance(at, 1)
+    if rectified:
+        for j in range(blocks):
+            h[j] = relu(h[j])
+    else:
+        activate(0, blocks, h)
+    for j in range(blocks):
+        units = units_of(&here)
+        v_store(rows.gates[here.row] + here.gates_offset, h[j])
+        v_store_units(rows.h[here.row] + here.unit, h[j], units)
+        v_store_units(rows.y[here.row] + here.unit, h[j], units)
+        advance(&here, 1)
+
+
+cdef inline void rnn_forward(const bint rectified, const forward_rows *rows) noexcept nogil:
+    """One step of an Elman network (Elman 1990): h is tanh, or relu, of its pre-activation, and so is ``gates``."""
+    cdef Py_ssize_t total = blocks_of(rows.units) * rows.count
+    cdef Py_ssize_t done
+    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    for done in range(total // 2):
+        rnn_output(2, rectified, rows, &at)
+    if total % 2:
+        rnn_output(1, rectified, rows, &at)
+
+
+cdef inline void rnn_backward(const bint rectified, const backward_rows *rows) noexcept nogil:
+    """dh = dy + dh of the next step;   da = dh (1 - h^2), or, of relu, dh where h > 0. Lanes past ``units``: zeros."""
+    cdef vreal zero = v_set1(<real>0)
+    cdef vreal h, dh
+    cdef real *gates
+    cdef Py_ssize_t units, done
+    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    for done in range(blocks_of(rows.units) * rows.count):
+        gates = rows.gates[at.row] + at.gates_offset
+        units = units_of(&at)
+        h = v_load_units(gates, units)
+        dh = v_load_units(rows.dh[at.row] + at.unit, units) + v_load_units(rows.dy[at.row] + at.unit, units)
+        v_store(gates, v_if_less(zero, h, dh, zero) if rectified else dh * (v_set1(<real>1) - h * h))
+        advance(&at, 1)
+
+
+cdef void rnn_tanh_forward(const forward_rows *rows) noexcept nogil:
+    rnn_forward(False, rows)
+
+
+cdef void rnn_relu_forward(const forward_rows *rows) noexcept nogil:
+    rnn_forward(True, rows)
+
+
+cdef void rnn_tanh_backward(const backward_rows *rows) noexcept nogil:
+    rnn_backward(False, rows)
+
+
+cdef void rnn_relu_backward(const backward_rows *rows) noexcept nogil:
+    rnn_backward(True, rows)
+
+
 cdef kernel_table functions
 functions.itemsize = sizeof(real)
 functions.lanes = LANES
@@ -623,7 +804,13 @@ functions.tile = &tile
 functions.sum_row = &sum_row
 functions.pack = &pack
 functions.lstm_forward = &lstm_forward
+functions.gru_forward = &gru_forward
+functions.rnn_tanh_forward = &rnn_tanh_forward
+functions.rnn_relu_forward = &rnn_relu_forward
 functions.lstm_backward = &lstm_backward
+functions.gru_backward = &gru_backward
+functions.rnn_tanh_backward = &rnn_tanh_backward
+functions.rnn_relu_backward = &rnn_relu_backward
 functions.relu = &relu_all
 functions.sigmoid = &sigmoid_all
 functions.tanh = &tanh_all

@@ -36,24 +36,30 @@ typedef struct {
 /* Some units of some rows of one step. Each pointer is to a row's first unit (gates: to its first block). */
 typedef struct {
     real *const *gates;             /* (blocks, G, LANES)  INOUT  in: pre-activations, out: activations */
+    real *const *recurrent;         /* (blocks, G, LANES)  INOUT  of a cell that needs them apart: what h adds to them */
+    const real *const *h_prev;      /* (H,)  IN */
     const real *const *c_prev;      /* (H,)  IN */
     real *const *c;                 /* (H,)  OUT  may be c_prev */
     real *const *h;                 /* (H,)  OUT */
     real *const *y;                 /* (H,)  OUT  the layer's output, the same values as h */
     Py_ssize_t first, count;        /* the rows first .. first + count - 1 */
     Py_ssize_t gates_offset;        /* where the gates of the first block begin */
+    Py_ssize_t recurrent_offset;    /* likewise */
     Py_ssize_t unit_offset, units;  /* the hidden units unit_offset .. unit_offset + units - 1; offset: whole blocks */
 } forward_rows;
 
 typedef struct {
     real *const *gates;             /* (blocks, G, LANES)  INOUT  in: activations, out: dgates */
+    real *const *recurrent;         /* (blocks, G, LANES)  INOUT  as forward left it; out: the dgates that h gets */
+    const real *const *h_prev;      /* (H,)  IN */
     const real *const *c_prev;      /* (H,)  IN */
     const real *const *c;           /* (H,)  IN */
     const real *const *dy;          /* (H,)  IN     gradient of this step's output */
-    const real *const *dh;          /* (blocks, LANES)  IN     what the next step sends back */
+    real *const *dh;                /* (blocks, LANES)  INOUT  in: what the next step sends back; out: what h_prev gets
+                                       past the recurrent product, if the cell has such a path */
     real *const *dc;                /* (blocks, LANES)  INOUT  in: dL/dc_t of the next step, out: dL/dc_{t-1} */
     Py_ssize_t first, count;        /* the rows first .. first + count - 1 */
-    Py_ssize_t gates_offset;        /* where the gates of the first block begin */
+    Py_ssize_t gates_offset;        /* where the gates of the first block begin, in recurrent too */
     Py_ssize_t unit_offset, units;  /* the hidden units unit_offset .. unit_offset + units - 1; offset: whole blocks */
 } backward_rows;
 
@@ -75,8 +81,8 @@ typedef struct {
      * lane < units, and 0 up to LANES. */
     void (*pack)(Py_ssize_t depth, Py_ssize_t units, const real *from, Py_ssize_t lane_step, Py_ssize_t k_step,
                  real *out, Py_ssize_t out_step);
-    forward_function *lstm_forward;
-    backward_function *lstm_backward;
+    forward_function *lstm_forward, *gru_forward, *rnn_tanh_forward, *rnn_relu_forward;
+    backward_function *lstm_backward, *gru_backward, *rnn_tanh_backward, *rnn_relu_backward;
     activation_function *relu, *sigmoid, *tanh, *softmax;
     activation_backward_function *relu_backward, *sigmoid_backward, *tanh_backward, *softmax_backward;
 } kernel_table;

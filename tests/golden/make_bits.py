@@ -71,6 +71,15 @@ def cases():
             y, (h_n, c_n) = layer.forward(x)
             sizes = f"{input_size} {hidden_size} {layers} {2 if bidirectional else 1} {steps} {batch}"
             yield f"lstm {sizes} {dtype}", digest(y, h_n, c_n)
+        for cell, layer in (
+            ("gru", cylstm.GRU(5, 50, 2, bidirectional=True, dtype=dtype, rng=0)),
+            ("gru step", cylstm.GRU(8, 32, dtype=dtype, rng=0)),
+            ("rnn tanh", cylstm.RNN(5, 50, 2, bidirectional=True, dtype=dtype, rng=0)),
+            ("rnn relu", cylstm.RNN(5, 50, 2, bidirectional=True, nonlinearity="relu", dtype=dtype, rng=0)),
+        ):
+            fill(layer, 1 / math.sqrt(layer.hidden_size))
+            x = numbers((20, 1 if "step" in cell else 33, layer.input_size), dtype, 97, 3.0)
+            yield f"{cell} {dtype}", digest(*layer.forward(x))
         for activation in (None, "relu", "sigmoid", "tanh", "softmax"):
             dense = fill(cylstm.Dense(37, 21, activation=activation, dtype=dtype, rng=0), 1.0)
             yield f"dense {activation} {dtype}", digest(dense.forward(numbers((19, 37), dtype, 98, 3.0)))

@@ -1,0 +1,18 @@
+# What differs between cells, as data: chosen before the time loop, which knows no cell.
+
+from cylstm._core.kernels cimport backward_function, forward_function, kernel_table
+
+
+cdef struct cell:
+    forward_function *forward
+    backward_function *backward
+    Py_ssize_t gates     # vectors of a block's pre-activations
+    Py_ssize_t carried   # of these, sums that go on from x W_ih to h W_hh; the others begin anew, from b_hh
+    bint has_c           # a second state beside h
+    bint bypass          # h_prev reaches h past the recurrent product too: backward's row function leaves that in dh
+
+
+cdef cell cell_of(const kernel_table *kernels, str name) except *
+cdef inline bint apart(const cell *c) noexcept nogil:
+    """Whether what h adds to the pre-activations is kept in a second buffer, beside the gates."""
+    return c.carried < c.gates
