@@ -7,7 +7,7 @@ told from a peer that is wrong.
 import importlib.util
 
 from machine import ROOT
-from shapes import CHECK_CALLS
+from shapes import CHECK_CALLS, as_state, by_name, states_of
 
 # Largest error of an array, relative to its largest entry. Right contenders were within 1.1e-6 in
 # y and 7.4e-6 in gradients, which sum some thousand rows; reduced precision or a wrong gate order
@@ -35,15 +35,14 @@ def expected(case, data):
     x = double(data.x)
     if case.kind == "step":
         x = np.concatenate([x] * CHECK_CALLS["step"])
-    state = (double(data.h_0), double(data.c_0))
-    y, _, cache = reference.lstm_forward(parameters, x, state)
+    state = as_state(map(double, states_of(case, data).values()))
+    y, _, cache = getattr(reference, f"{case.cell}_forward")(parameters, x, state)
     if case.kind == "step":
         return {"y": y[-1:]}
     if case.kind != "train":
         return {"y": y}
-    grads = reference.lstm_backward(cache, double(data.dy))
-    dh_0, dc_0 = grads.dstate
-    return {"y": y, "x": grads.dx, "h_0": dh_0, "c_0": dc_0, **grads.parameters}
+    grads = getattr(reference, f"{case.cell}_backward")(cache, double(data.dy))
+    return {"y": y, "x": grads.dx, **by_name(case, grads.dstate), **grads.parameters}
 
 
 def compare(kind, results, reference):

@@ -22,7 +22,7 @@ import worker
 from contenders import BEFORE, CONTENDERS, OURS, Contender
 from machine import describe, hold_to_one_core, version
 from report import print_limits, print_table
-from shapes import KINDS, make_data, select
+from shapes import GATES, KINDS, make_data, select
 
 
 def say(text):
@@ -67,7 +67,7 @@ def chosen_contenders(peers, before):
         if contender.name == OURS or wanted:
             yield contender
     if before:
-        yield Contender(BEFORE, "ours", "prepare", ("cylstm",), KINDS)
+        yield Contender(BEFORE, "ours", "prepare", ("cylstm",), KINDS, tuple(GATES))
 
 
 def start(arguments):
@@ -75,7 +75,7 @@ def start(arguments):
     context = multiprocessing.get_context("spawn")
     processes, absent = [], {}
     for contender in chosen_contenders(arguments.peers, arguments.before):
-        if not any(case.kind in contender.kinds for case in arguments.cases):
+        if not any(map(contender.runs, arguments.cases)):
             continue
         folder = str(arguments.before.resolve()) if contender.name == BEFORE else None
         missing = [name for name in contender.requires if not find_spec(name) and not folder]
@@ -98,7 +98,7 @@ def run_case(case, processes, reference_file, rounds, seconds):
     """Return {contender: {"status", "error" or "detail", "seconds": one per round}}."""
     results, ready = {}, []
     for process in processes:
-        if case.kind not in process.contender.kinds:
+        if not process.contender.runs(case):
             continue
         name = process.contender.name
         status, detail = process.ask("prepare", case, reference_file)

@@ -6,13 +6,16 @@ process can name cases before the thread variables of its children are set.
     step   batch 1, one time step, the state carried from call to call
     seq    batch 1, T steps from a zero state, all of y
     batch  the same for B sequences
-    train  forward, then the gradient of sum(y * dy) for x, h_0, c_0, every weight and every bias,
+    train  forward, then the gradient of sum(y * dy) for x, the initial state, every weight and every bias,
            with one bias changed before each forward pass, so that repacking weights counts
+
+A case is one of an LSTM unless its name begins with another cell's.
 """
 
 from dataclasses import dataclass
 
 KINDS = ("step", "seq", "batch", "train")
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}  # by cell; gru: reset_after; rnn: tanh
 
 # Calls before a result is checked: a step that dropped h or c would still pass its first call.
 CHECK_CALLS = {"step": 8, "seq": 1, "batch": 1, "train": 1}
@@ -34,12 +37,15 @@ class Case:
     target: float
     num_layers: int = 1
     bidirectional: bool = False
+    cell: str = "lstm"
 
     @property
     def name(self):
         name = f"{self.kind}-{self.input_size}-{self.hidden_size}"
         if self.kind == "train":
             name = f"train-{self.batch}x{self.seq_len}-{self.input_size}-{self.hidden_size}"
+        if self.cell != "lstm":
+            name = f"{self.cell}-{name}"
         return name + (f"-bi{self.num_layers}" if self.bidirectional else "")
 
     @property
@@ -55,9 +61,9 @@ class Case:
 
     @property
     def flops(self):
-        """Of the two products: 8 H (I + H) per row and step; three times that for training."""
+        """Of the two products: 2 G H (I + H) per row and step, G gates; three times that for training."""
         H = self.hidden_size
-        per_row = sum(8 * H * (width + H) for _, _, width in self.layers())
+        per_row = sum(2 * GATES[self.cell] * H * (width + H) for _, _, width in self.layers())
         return per_row * self.batch * self.seq_len * (3 if self.kind == "train" else 1)
 
 
@@ -75,6 +81,20 @@ def _cases():
     yield Case("train", 32, 100, 64, 128, 1.15)
     yield Case("train", 32, 100, 128, 256, 1.3)
     yield Case("train", 64, 50, 256, 512, 1.1)
+    for cell in ("gru", "rnn"):  # the LSTM's factors
+        for kind, batch, seq_len, i, h, target in (
+            ("step", 1, 1, 8, 16, 2.4),
+            ("step", 1, 1, 64, 128, 1.8),
+            ("step", 1, 1, 256, 512, 1.1),
+            ("seq", 1, 100, 16, 32, 2.0),
+            ("seq", 1, 100, 64, 128, 1.35),
+            ("seq", 1, 100, 256, 512, 1.1),
+            ("batch", 32, 100, 64, 128, 1.03),
+            ("batch", 32, 100, 256, 512, 0.97),
+            ("train", 16, 50, 32, 64, 1.4),
+            ("train", 32, 100, 128, 256, 1.3),
+        ):
+            yield Case(kind, batch, seq_len, i, h, target, cell=cell)
 
 
 CASES = {case.name: case for case in _cases()}
@@ -84,9 +104,10 @@ def select(names):
     """Return the cases called ``names``, each the name of a case or of a kind."""
     chosen = []
     for name in names:
-        found = [case for case in CASES.values() if name in (case.name, case.kind)]
+        found = [case for case in CASES.values() if name in (case.name, case.kind, case.cell)]
         if not found:
-            raise SystemExit(f"no case {name!r}; kinds: {', '.join(KINDS)}; {', '.join(CASES)}")
+            cells = ", ".join(GATES)
+            raise SystemExit(f"no case {name!r}; kinds: {', '.join(KINDS)}; cells: {cells}; {', '.join(CASES)}")
         chosen += [case for case in found if case not in chosen]
     return chosen
 
@@ -95,10 +116,10 @@ def select(names):
 class Data:
     """The numbers of a case, float32, the same in every process."""
 
-    parameters: dict  # PyTorch's names and shapes, gates i f g o
+    parameters: dict  # PyTorch's names and shapes
     x: object  # (T, B, I)
     h_0: object  # (L*D, B, H), zero but in training
-    c_0: object  # (L*D, B, H)
+    c_0: object  # (L*D, B, H), which only an LSTM has
     dy: object  # (T, B, D*H)
 
 
@@ -114,10 +135,11 @@ def make_data(case):
 
     parameters = {}
     for suffix, _, width in case.layers():
-        parameters[f"weight_ih_{suffix}"] = uniform(4 * H, width)
-        parameters[f"weight_hh_{suffix}"] = uniform(4 * H, H)
-        parameters[f"bias_ih_{suffix}"] = uniform(4 * H)
-        parameters[f"bias_hh_{suffix}"] = uniform(4 * H)
+        rows = GATES[case.cell] * H
+        parameters[f"weight_ih_{suffix}"] = uniform(rows, width)
+        parameters[f"weight_hh_{suffix}"] = uniform(rows, H)
+        parameters[f"bias_ih_{suffix}"] = uniform(rows)
+        parameters[f"bias_hh_{suffix}"] = uniform(rows)
 
     def normal(*shape):
         return rng.standard_normal(shape, dtype=np.float32)
@@ -129,3 +151,19 @@ def make_data(case):
         return Data(parameters, x, 0.5 * normal(*state), 0.5 * normal(*state), dy)
     zeros = np.zeros(state, dtype=np.float32)
     return Data(parameters, x, zeros, zeros.copy(), dy)
+
+
+def states_of(case, data):
+    """{"h_0": ..., "c_0": ...}, or h_0 alone."""
+    return {"h_0": data.h_0, "c_0": data.c_0} if case.cell == "lstm" else {"h_0": data.h_0}
+
+
+def as_state(arrays):
+    """A state as the public interfaces have it: (h, c), or h alone."""
+    arrays = tuple(arrays)
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+def by_name(case, state):
+    """The inverse: {"h_0": ..., "c_0": ...}, or h_0 alone."""
+    return dict(zip(("h_0", "c_0"), state, strict=True)) if case.cell == "lstm" else {"h_0": state}

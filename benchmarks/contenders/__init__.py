@@ -39,6 +39,10 @@ class Contender:
     prepare: str  # the function in it
     requires: tuple  # packages, the library itself first
     kinds: tuple
+    cells: tuple = ("lstm",)
+
+    def runs(self, case):
+        return case.kind in self.kinds and case.cell in self.cells
 
     @property
     def library(self):
@@ -48,22 +52,23 @@ class Contender:
         return getattr(importlib.import_module(f"contenders.{self.module}"), self.prepare)
 
 
+_CELLS = ("lstm", "gru", "rnn")
 _EVERY = ("step", "seq", "batch", "train")
 _SEQUENCES = ("seq", "batch")
 _INFERENCE = ("step", *_SEQUENCES)
 _ONNX = ("onnxruntime", "onnx")
 
 CONTENDERS = [
-    Contender(OURS, "ours", "prepare", ("cylstm",), _EVERY),
+    Contender(OURS, "ours", "prepare", ("cylstm",), _EVERY, _CELLS),
     Contender("numpy", "by_hand_numpy", "prepare", ("numpy",), _INFERENCE),
     Contender("numba:arrays", "by_hand_numba", "prepare", ("numba",), ("step", "seq")),
     Contender("numba:packed", "by_hand_numba", "prepare_packed", ("numba",), ("step",)),
-    Contender("torch:LSTM", "pytorch", "prepare_lstm", ("torch",), _EVERY),
-    Contender("torch:traced-LSTM", "pytorch", "prepare_traced_lstm", ("torch",), _SEQUENCES),
-    Contender("torch:LSTMCell", "pytorch", "prepare_cell", ("torch",), ("step",)),
-    Contender("torch:traced-LSTMCell", "pytorch", "prepare_traced_cell", ("torch",), ("step",)),
-    Contender("onnxruntime:run", "onnx_runtime", "prepare_run", _ONNX, _INFERENCE),
-    Contender("onnxruntime:io_binding", "onnx_runtime", "prepare_io_binding", _ONNX, _INFERENCE),
+    Contender("torch:layer", "pytorch", "prepare_layer", ("torch",), _EVERY, _CELLS),
+    Contender("torch:traced-layer", "pytorch", "prepare_traced_layer", ("torch",), _SEQUENCES, _CELLS),
+    Contender("torch:cell", "pytorch", "prepare_cell", ("torch",), ("step",), _CELLS),
+    Contender("torch:traced-cell", "pytorch", "prepare_traced_cell", ("torch",), ("step",), _CELLS),
+    Contender("onnxruntime:run", "onnx_runtime", "prepare_run", _ONNX, _INFERENCE, _CELLS),
+    Contender("onnxruntime:io_binding", "onnx_runtime", "prepare_io_binding", _ONNX, _INFERENCE, _CELLS),
     Contender("openvino:bound", "open_vino", "prepare_bound", ("openvino",), _INFERENCE),
     Contender("openvino:stateful", "open_vino", "prepare_stateful", ("openvino",), ("step",)),
     Contender("litert", "litert", "prepare", ("ai_edge_litert", "flatbuffers"), ("step",)),

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the LSTM operator with one intra-op thread, by ``run`` and by io_binding.
+"""ONNX Runtime: the operator of the cell with one intra-op thread, by ``run`` and by io_binding.
 
 A step is a graph of T = 1 with the state in and out; two bindings take turns, so that one call's
 outputs are the next one's inputs without a copy.
@@ -10,33 +10,38 @@ from onnx import TensorProto, helper, numpy_helper
 
 from contenders import Job
 
+# The gates in ONNX's order, by their numbers in PyTorch's.
+ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 
-def _iofc(weight):
-    i, f, g, o = np.split(weight, 4)
-    return np.concatenate([i, o, f, g])
+
+def _ordered(case, weight):
+    parts = np.split(weight, len(ORDER[case.cell]))
+    return np.concatenate([parts[number] for number in ORDER[case.cell]])
 
 
 def _graph(case, data):
-    """One LSTM node per layer; between layers (T, D, B, H) becomes (T, B, D*H)."""
+    """One node per layer; between layers (T, D, B, H) becomes (T, B, D*H)."""
     p, D, H = data.parameters, case.directions, case.hidden_size
     nodes, constants = [], []
     value, stateful = "x", case.kind == "step"
-    state = ["", "h", "c"] if stateful else []
+    state = ["", *_states(case)] if stateful else []
+    more = {"linear_before_reset": 1} if case.cell == "gru" else {}
     for layer in range(case.num_layers):
         suffixes = [f"l{layer}", f"l{layer}_reverse"][:D]
         biases = [(p[f"bias_ih_{s}"], p[f"bias_hh_{s}"]) for s in suffixes]
         for name, arrays in (
-            (f"W{layer}", [_iofc(p[f"weight_ih_{s}"]) for s in suffixes]),
-            (f"R{layer}", [_iofc(p[f"weight_hh_{s}"]) for s in suffixes]),
-            (f"B{layer}", [np.concatenate([_iofc(b) for b in pair]) for pair in biases]),
+            (f"W{layer}", [_ordered(case, p[f"weight_ih_{s}"]) for s in suffixes]),
+            (f"R{layer}", [_ordered(case, p[f"weight_hh_{s}"]) for s in suffixes]),
+            (f"B{layer}", [np.concatenate([_ordered(case, b) for b in pair]) for pair in biases]),
         ):
             constants.append(numpy_helper.from_array(np.stack(arrays), name))
         nodes.append(
             helper.make_node(
-                "LSTM",
+                case.cell.upper(),
                 [value, f"W{layer}", f"R{layer}", f"B{layer}", *state],
-                [f"Y{layer}"] if not stateful else ["", "h_n", "c_n"],
+                ["", *(f"{name}_n" for name in _states(case))] if stateful else [f"Y{layer}"],
                 hidden_size=H,
+                **more,
                 direction="bidirectional" if case.bidirectional else "forward",
             )
         )
@@ -52,6 +57,10 @@ def _graph(case, data):
     return nodes, constants, value
 
 
+def _states(case):
+    return ("h", "c") if case.cell == "lstm" else ("h",)
+
+
 def _session(case, data):
     nodes, constants, value = _graph(case, data)
 
@@ -60,8 +69,8 @@ def _session(case, data):
 
     inputs, state = [info("x", data.x.shape)], (1, 1, case.hidden_size)
     if case.kind == "step":
-        inputs += [info("h", state), info("c", state)]
-        outputs = [info("h_n", state), info("c_n", state)]
+        inputs += [info(name, state) for name in _states(case)]
+        outputs = [info(f"{name}_n", state) for name in _states(case)]
     else:
         outputs = [info(value, None)]
     graph = helper.make_graph(nodes, case.name, inputs, outputs, constants)
@@ -82,10 +91,12 @@ def _time_major(case, y):
 def prepare_run(case, data):
     run = _session(case, data).run
     if case.kind == "step":
+        names = _states(case)
         feed = {"x": data.x, "h": data.h_0, "c": data.c_0}
+        feed = {name: feed[name] for name in ("x", *names)}
 
         def step():
-            feed["h"], feed["c"] = run(None, feed)
+            feed.update(zip(names, run(None, feed), strict=True))
             return feed["h"]
 
         return Job("step()", {"step": step}, lambda: {"y": step()})
@@ -114,15 +125,15 @@ def prepare_io_binding(case, data):
 
         return Job("run(binding)", {"run": run, "binding": binding}, check, alive=(x, y))
 
-    states = [[value(data.h_0.copy()), value(data.c_0.copy())] for _ in range(2)]
+    names = _states(case)
+    states = [[value(data.h_0.copy()), value(data.c_0.copy())][: len(names)] for _ in range(2)]
     bindings = []
     for here, there in (states, states[::-1]):
         binding = session.io_binding()
         binding.bind_ortvalue_input("x", x)
-        binding.bind_ortvalue_input("h", here[0])
-        binding.bind_ortvalue_input("c", here[1])
-        binding.bind_ortvalue_output("h_n", there[0])
-        binding.bind_ortvalue_output("c_n", there[1])
+        for name, before, after in zip(names, here, there, strict=True):
+            binding.bind_ortvalue_input(name, before)
+            binding.bind_ortvalue_output(f"{name}_n", after)
         bindings.append(binding)
     now, then = bindings
     h_now, h_then = states[1][0], states[0][0]

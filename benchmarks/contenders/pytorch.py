@@ -1,11 +1,11 @@
-"""PyTorch: nn.LSTM (oneDNN's kernels for inference) and nn.LSTMCell under inference_mode, both
+"""PyTorch: nn.LSTM (oneDNN's kernels for inference) and nn.LSTMCell under inference_mode, or GRU and RNN, all
 also traced and frozen; training by autograd, the gradient of y handed to it."""
 
 import contextlib
 import warnings
 
 import torch
-from shapes import BIAS_CHANGE
+from shapes import BIAS_CHANGE, as_state, states_of
 
 from contenders import Job
 
@@ -27,8 +27,8 @@ def _enter(case):
         _mode.enter_context(torch.inference_mode())
 
 
-def _lstm(case, data):
-    module = torch.nn.LSTM(
+def _layer(case, data):
+    module = getattr(torch.nn, case.cell.upper())(
         case.input_size,
         case.hidden_size,
         num_layers=case.num_layers,
@@ -39,7 +39,7 @@ def _lstm(case, data):
 
 
 def _cell(case, data):
-    module = torch.nn.LSTMCell(case.input_size, case.hidden_size)
+    module = getattr(torch.nn, case.cell.upper() + "Cell")(case.input_size, case.hidden_size)
     module.load_state_dict({name[:-3]: value for name, value in _tensors(data).items()})
     return module.eval()
 
@@ -63,27 +63,27 @@ def _stepping(case, call, x, state):
     return Job("step()", {"step": step}, lambda: {"y": step().reshape(shape).numpy()})
 
 
-def _zero_state(shape):
-    return torch.zeros(shape), torch.zeros(shape)
+def _zero_state(case, data, shape):
+    return as_state(torch.zeros(shape) for _ in states_of(case, data))
 
 
-def prepare_lstm(case, data):
+def prepare_layer(case, data):
     _enter(case)
-    module = _lstm(case, data)
+    module = _layer(case, data)
     x = torch.from_numpy(data.x)
     if case.kind == "train":
-        return _training(module, data, x)
+        return _training(module, case, data, x)
     module.eval()
     if case.kind == "step":
-        return _stepping(case, module, x, _zero_state((1, 1, case.hidden_size)))
-    return Job("lstm(x)", {"lstm": module, "x": x}, lambda: {"y": module(x)[0].numpy()})
+        return _stepping(case, module, x, _zero_state(case, data, (1, 1, case.hidden_size)))
+    return Job("layer(x)", {"layer": module, "x": x}, lambda: {"y": module(x)[0].numpy()})
 
 
-def prepare_traced_lstm(case, data):
+def prepare_traced_layer(case, data):
     _enter(case)
     x = torch.from_numpy(data.x)
-    module = _trace(_lstm(case, data).eval(), x)
-    return Job("lstm(x)", {"lstm": module, "x": x}, lambda: {"y": module(x)[0].numpy()})
+    module = _trace(_layer(case, data).eval(), x)
+    return Job("layer(x)", {"layer": module, "x": x}, lambda: {"y": module(x)[0].numpy()})
 
 
 def prepare_cell(case, data):
@@ -92,43 +92,47 @@ def prepare_cell(case, data):
 
     def call(x, state):
         state = cell(x, state)
-        return state[0], state
+        return _h_of(state), state
 
     x = torch.from_numpy(data.x[0])
-    return _stepping(case, call, x, _zero_state((1, case.hidden_size)))
+    return _stepping(case, call, x, _zero_state(case, data, (1, case.hidden_size)))
 
 
 def prepare_traced_cell(case, data):
     _enter(case)
     x = torch.from_numpy(data.x[0])
-    state = _zero_state((1, case.hidden_size))
+    state = _zero_state(case, data, (1, case.hidden_size))
     cell = _trace(_cell(case, data), x, state)
 
     def call(x, state):
         state = cell(x, state)
-        return state[0], state
+        return _h_of(state), state
 
     return _stepping(case, call, x, state)
 
 
-def _training(module, data, x):
+def _h_of(state):
+    return state[0] if isinstance(state, tuple) else state
+
+
+def _training(module, case, data, x):
     x.requires_grad_()
-    h_0 = torch.from_numpy(data.h_0).requires_grad_()
-    c_0 = torch.from_numpy(data.c_0).requires_grad_()
+    states = {name: torch.from_numpy(array).requires_grad_() for name, array in states_of(case, data).items()}
+    state = as_state(states.values())
     dy = torch.from_numpy(data.dy)
     bias = module.bias_ih_l0.data
     parameters = dict(module.named_parameters())
-    inputs = [x, h_0, c_0, *parameters.values()]
+    inputs = [x, *states.values(), *parameters.values()]
 
     def iterate():
         bias.add_(BIAS_CHANGE)
-        y, _ = module(x, (h_0, c_0))
+        y, _ = module(x, state)
         return y, torch.autograd.grad(y, inputs, dy)
 
     def check():
         y, grads = iterate()
         grads = [grad.numpy() for grad in grads]
-        names = ["x", "h_0", "c_0", *parameters]
+        names = ["x", *states, *parameters]
         return {"y": y.detach().numpy(), **dict(zip(names, grads, strict=True))}
 
     return Job("iterate()", {"iterate": iterate}, check)
