@@ -4,18 +4,19 @@
 cdef extern from "table.h" nogil:
     ctypedef void real
     const char *KERNEL_TABLE_NAME
-    ctypedef struct tile_product:
+    ctypedef struct tile_operand:
         Py_ssize_t depth
         const void *const *x
         Py_ssize_t x_offset
         const void *weights
+    ctypedef struct tile_product:
+        tile_operand[2] operands
         Py_ssize_t weights_step
         const void *const *start
         Py_ssize_t start_offset
         void *const *out
         Py_ssize_t out_offset
         const char *next
-        Py_ssize_t next_step
     ctypedef struct forward_rows:
         void *const *gates
         void *const *recurrent

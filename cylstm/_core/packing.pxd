@@ -14,7 +14,6 @@ cdef struct matrix:
     Py_ssize_t group      # vectors packed together; the last group may have fewer
     Py_ssize_t last_group  # first vector of the last group
     bint any_order        # one row's sums may be made in any order: depth is a multiple of 8, groups are panels
-    bint distant          # fetch what comes next to L2 while there is work
 
 
 cdef enum:
@@ -22,9 +21,9 @@ cdef enum:
 
 
 cdef void product_of_group(
-    const kernel_table *kernels, const matrix *weights, Py_ssize_t first_vector, Py_ssize_t rows,
-    const void *const *x, const void *const *start, Py_ssize_t start_offset, void *const *out, Py_ssize_t out_offset,
-    const void *following,
+    const kernel_table *kernels, const matrix *weights, const void *const *x, const matrix *then,
+    const void *const *x_then, Py_ssize_t first_vector, Py_ssize_t rows, const void *const *start,
+    Py_ssize_t start_offset, void *const *out, Py_ssize_t out_offset, const void *following,
 ) noexcept nogil
 
 cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil

@@ -19,7 +19,6 @@ cdef enum:
     # for one row instead of 4) took 0.7 of the time; from L2 both ran at the same speed (Cascade Lake).
     PAIRED_BYTES = 32768
     STRETCH_BYTES = 65536      # of weights, used by all rows before the next: L2 holds several
-    DISTANT_BYTES = 524288     # a layer's weights from this size on are not in L2 when their turn comes again
     LINE_BYTES = 64
 
 
@@ -42,16 +41,18 @@ cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py
 cdef void product_of_group(
     const kernel_table *kernels,
     const matrix *weights,
-    Py_ssize_t first_vector,     # of the group
-    Py_ssize_t rows,
     const void *const *x,        # (rows,) pointers to (depth,)      IN
+    const matrix *then,          # a second product whose sums go on from the first's; NULL: none
+    const void *const *x_then,   # (rows,) pointers to (depth,)      IN
+    Py_ssize_t first_vector,     # of the group, in both
+    Py_ssize_t rows,
     const void *const *start,    # (rows,) pointers                  IN
     Py_ssize_t start_offset,     # of the group's first vector
     void *const *out,            # (rows,) pointers                  OUT  may be start
     Py_ssize_t out_offset,
     const void *following,       # the weights that will be read after these
 ) noexcept nogil:
-    """out[r] = start[r] + x[r] W for the vectors of one group.
+    """out[r] = start[r] + x[r] W + x_then[r] W_then for the vectors of one group.
 
     A stretch of k is used by all rows before the next one, which is fetched to L2 meanwhile: a large block of weights
     comes from L3 or memory once, and without being waited for.
@@ -59,13 +60,18 @@ cdef void product_of_group(
     cdef tile_product product
     cdef Py_ssize_t width = min(weights.group, weights.vectors - first_vector)
     cdef Py_ssize_t tile_width = width if rows == 1 else weights.panel
-    cdef Py_ssize_t k_bytes = width * kernels.lanes * kernels.itemsize
-    cdef Py_ssize_t stretch = weights.depth
+    cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
+    cdef Py_ssize_t k_bytes = width * vector_bytes
+    cdef Py_ssize_t turn = weights.depth       # where the second product begins
+    cdef Py_ssize_t depth = turn + (then.depth if then != NULL else 0)
+    cdef Py_ssize_t stretch = depth
     cdef Py_ssize_t tiles = 1
     cdef Py_ssize_t size = rows
     cdef Py_ssize_t k = 0
-    cdef Py_ssize_t v, done, count, left
+    cdef Py_ssize_t v, end, done, count, left
     cdef const char *data = <const char *>group_at(kernels, weights, first_vector)
+    cdef const char *data_then = <const char *>group_at(kernels, then, first_vector) if then != NULL else NULL
+    cdef const char *first_data
     cdef const char *next_line
     cdef const char *next_end
     if rows > kernels.tile_rows:
@@ -74,39 +80,53 @@ cdef void product_of_group(
         size = rows // tiles
         stretch = max(STRETCH_BYTES // k_bytes, 1)
     product.weights_step = width * kernels.lanes
-    while k < weights.depth:
-        product.depth = min(stretch, weights.depth - k)
-        product.x_offset = k
-        product.x = x
+    while k < depth:
+        end = min(depth, k + stretch)
+        product.operands[1].depth = 0
+        product.operands[1].x = x_then
+        product.operands[1].x_offset = 0
+        if k < turn:
+            product.operands[0].depth = min(end, turn) - k
+            product.operands[0].x = x
+            product.operands[0].x_offset = k
+            first_data = data + k * k_bytes
+            if end > turn:
+                product.operands[1].depth = end - turn
+        else:
+            product.operands[0].depth = end - k
+            product.operands[0].x = x_then
+            product.operands[0].x_offset = k - turn
+            first_data = data_then + (k - turn) * k_bytes
         product.start = start if k == 0 else <const void *const *>out
         product.out = out
         next_line = <const char *>following
-        if k + product.depth < weights.depth:
-            next_line = data + (k + product.depth) * k_bytes
-        next_end = next_line + product.depth * k_bytes if weights.distant else next_line
+        if end < depth:
+            next_line = data + end * k_bytes if end < turn else data_then + (end - turn) * k_bytes
+        next_end = next_line + (end - k) * k_bytes
         left = tiles
         done = 0
         while done < rows:
             count = size + (rows - done > size * left)
             v = 0
             while v < width:
-                product.weights = data + k * k_bytes + v * kernels.lanes * kernels.itemsize
+                product.operands[0].weights = first_data + v * vector_bytes
+                product.operands[1].weights = data_then + v * vector_bytes
                 product.start_offset = (start_offset if k == 0 else out_offset) + v * kernels.lanes
                 product.out_offset = out_offset + v * kernels.lanes
-                product.next = next_line
-                product.next_step = LINE_BYTES if next_line < next_end else 0
-                next_line += product.next_step * product.depth
+                product.next = next_line if next_line < next_end else first_data
+                next_line += LINE_BYTES * (end - k)
                 if rows == 1 and weights.any_order:
                     kernels.sum_row(width, &product)
                 else:
                     kernels.tile(count, min(tile_width, width - v), &product)
                 v += tile_width
-            product.x += count
+            product.operands[0].x += count
+            product.operands[1].x += count
             product.start += count
             product.out += count
             done += count
             left -= 1
-        k += product.depth
+        k = end
 
 
 cdef void multiply(
@@ -127,8 +147,8 @@ cdef void multiply(
         row = 0
         while row < rows:
             product_of_group(
-                kernels, weights, vector, min(<Py_ssize_t>ROWS_AT_ONCE, rows - row), x + row, start + row, offset,
-                out + row, offset, group_at(kernels, weights, vector + group),
+                kernels, weights, x + row, NULL, NULL, vector, min(<Py_ssize_t>ROWS_AT_ONCE, rows - row), start + row,
+                offset, out + row, offset, group_at(kernels, weights, vector + group),
             )
             row += ROWS_AT_ONCE
         vector += group
@@ -145,7 +165,6 @@ cdef matrix new_matrix(
     weights.any_order = False
     weights.group = 2 * panel if layer_bytes <= PAIRED_BYTES else panel
     weights.last_group = (vectors - 1) // weights.group * weights.group
-    weights.distant = layer_bytes >= DISTANT_BYTES
     array = aligned_empty((depth * vectors * kernels.lanes * kernels.itemsize,), np.uint8, zero=True)
     weights.data = <char *>cnp.PyArray_DATA(array)
     memory.append(array)

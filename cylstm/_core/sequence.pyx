@@ -162,6 +162,8 @@ cdef inline void step_of(
     cdef Py_ssize_t unit = layer.last_unit if downwards else 0           # its first hidden unit
     cdef Py_ssize_t last, row, some, vector, origin, sums_origin, start_vector
     cdef const void *const *start
+    cdef const void *const *h_rows
+    cdef const void *following
     cdef void *const *gates
     cdef void *const *sums
     cdef bint whole = taped or (separate and not with_input)
@@ -184,24 +186,33 @@ cdef inline void step_of(
             vector = last if downwards else first
             while first <= vector <= last:
                 start = <const void *const *>(rows.start + row)
-                start_vector = vector
-                if with_input:
-                    product_of_group(
-                        kernels, &layer.x, vector, some, <const void *const *>(rows.x + row),
-                        start, vector * lanes, gates, (vector - origin) * lanes,
-                        group_at(kernels, &layer.h, vector),
-                    )
-                    start = <const void *const *>gates
-                    start_vector = vector - origin
+                h_rows = <const void *const *>(rows.h_prev + row)
+                following = group_at(kernels, leading, vector + group)
                 if separate:
+                    start_vector = vector
+                    if with_input:
+                        product_of_group(
+                            kernels, &layer.x, <const void *const *>(rows.x + row), NULL, NULL, vector, some,
+                            start, vector * lanes, gates, (vector - origin) * lanes,
+                            group_at(kernels, &layer.h, vector),
+                        )
+                        start = <const void *const *>gates
+                        start_vector = vector - origin
                     begin_anew(layer, vector, some, start, start_vector, sums, vector - sums_origin)
-                    start = <const void *const *>sums
-                    start_vector = vector - sums_origin
-                product_of_group(
-                    kernels, &layer.h, vector, some, <const void *const *>(rows.h_prev + row),
-                    start, start_vector * lanes, sums, (vector - sums_origin) * lanes,
-                    group_at(kernels, leading, vector + group),
-                )
+                    product_of_group(
+                        kernels, &layer.h, h_rows, NULL, NULL, vector, some, <const void *const *>sums,
+                        (vector - sums_origin) * lanes, sums, (vector - sums_origin) * lanes, following,
+                    )
+                elif with_input:
+                    product_of_group(
+                        kernels, &layer.x, <const void *const *>(rows.x + row), &layer.h, h_rows, vector, some,
+                        start, vector * lanes, gates, (vector - origin) * lanes, following,
+                    )
+                else:
+                    product_of_group(
+                        kernels, &layer.h, h_rows, NULL, NULL, vector, some, start, vector * lanes, gates,
+                        (vector - origin) * lanes, following,
+                    )
                 vector += group
             cell_rows.first = row
             cell_rows.count = some

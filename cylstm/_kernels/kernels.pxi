@@ -41,18 +41,19 @@ cdef extern from "simd.h" nogil:
 
 cdef extern from "table.h" nogil:
     const char *KERNEL_TABLE_NAME
-    ctypedef struct tile_product:
+    ctypedef struct tile_operand:
         Py_ssize_t depth
         const real *const *x
         Py_ssize_t x_offset
         const real *weights
+    ctypedef struct tile_product:
+        tile_operand[2] operands
         Py_ssize_t weights_step
         const real *const *start
         Py_ssize_t start_offset
         real *const *out
         Py_ssize_t out_offset
         const char *next
-        Py_ssize_t next_step
     ctypedef struct forward_rows:
         real *const *gates
         real *const *recurrent
@@ -305,6 +306,34 @@ cdef void softmax_backward(Py_ssize_t count, const real *y, real *dy) noexcept n
 
 # ---------------------------------------------------------------------------------------------------- tiles
 
+cdef inline const char *add_operand(
+    const int rows, const int vectors, vreal *sums, const tile_operand *operand, Py_ssize_t weights_step,
+    const char *next,
+) noexcept nogil:
+    """sums += x W, as in tile_body; the line that is to be fetched next."""
+    cdef vreal[8] weight
+    cdef vreal x_k
+    cdef int r, v
+    cdef const real *x[6]
+    cdef const real *weights = operand.weights
+    cdef Py_ssize_t k = -operand.depth  # up to 0: a loop counter and nothing to compare it with
+    for r in range(rows):
+        x[r] = operand.x[r] + operand.x_offset - k
+    while k < 0:
+        for v in range(vectors):
+            weight[v] = v_load(weights + v * LANES)
+        weights += weights_step
+        if rows > 2:
+            v_prefetch(next)
+            next += 64
+        for r in range(rows):
+            x_k = v_set1(x[r][k])
+            for v in range(vectors):
+                sums[r * vectors + v] = v_accumulate(sums[r * vectors + v], x_k, weight[v])
+        k += 1
+    return next
+
+
 cdef inline void tile_body(const int rows, const int vectors, const tile_product *product) noexcept nogil:
     """The product of tile_product for a number of rows and vectors known to the compiler.
 
@@ -313,31 +342,14 @@ cdef inline void tile_body(const int rows, const int vectors, const tile_product
     instead of 97 % (Cascade Lake, GCC 12).
     """
     cdef vreal[24] sums
-    cdef vreal[8] weight
-    cdef vreal x_k
-    cdef Py_ssize_t k
     cdef int r, v
-    cdef Py_ssize_t depth = product.depth
-    cdef const real *x[6]
-    cdef const real *weights = product.weights
-    cdef Py_ssize_t weights_step = product.weights_step
-    cdef const char *next_line = product.next
-    cdef Py_ssize_t next_step = product.next_step
+    cdef const char *next
     for r in range(rows):
-        x[r] = product.x[r] + product.x_offset
         for v in range(vectors):
             sums[r * vectors + v] = v_load(product.start[r] + product.start_offset + v * LANES)
-    for k in range(depth):
-        for v in range(vectors):
-            weight[v] = v_load(weights + v * LANES)
-        weights += weights_step
-        if rows > 2:
-            v_prefetch(next_line)
-            next_line += next_step
-        for r in range(rows):
-            x_k = v_set1(x[r][k])
-            for v in range(vectors):
-                sums[r * vectors + v] = v_accumulate(sums[r * vectors + v], x_k, weight[v])
+    next = add_operand(rows, vectors, sums, &product.operands[0], product.weights_step, product.next)
+    if product.operands[1].depth > 0:
+        add_operand(rows, vectors, sums, &product.operands[1], product.weights_step, next)
     for r in range(rows):
         v_store_all(product.out[r] + product.out_offset, sums + r * vectors, vectors)
 
@@ -410,11 +422,11 @@ cdef inline void sum_row_body(const int vectors, const int chains, const tile_pr
     cdef vreal x_k
     cdef Py_ssize_t k
     cdef int j, v
-    cdef const real *x = product.x[0] + product.x_offset
-    cdef const real *weights = product.weights
+    cdef const real *x = product.operands[0].x[0] + product.operands[0].x_offset
+    cdef const real *weights = product.operands[0].weights
     for j in range(chains * vectors):
         sums[j] = v_set1(<real>0)
-    for k in range(product.depth // chains):
+    for k in range(product.operands[0].depth // chains):
         for j in range(chains):
             x_k = v_set1(x[j])
             for v in range(vectors):

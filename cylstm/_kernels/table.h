@@ -16,21 +16,24 @@ typedef void real;
  *
  *     out[r][out_offset + v] = start[r][start_offset + v] + sum_k x[r][x_offset + k] * weights[k][v]
  *
- * summed in the order of k, each term by one v_fma. Offsets in elements. out[r] + out_offset may be
- * start[r] + start_offset; nothing else may overlap.
+ * for one operand after the other, summed in the order of k, each term by one v_fma. Offsets in elements.
+ * out[r] + out_offset may be start[r] + start_offset; nothing else may overlap.
  */
 typedef struct {
-    Py_ssize_t depth;               /* K */
+    Py_ssize_t depth;               /* K; 0: nothing else is looked at */
     const real *const *x;           /* (rows,) pointers                       IN */
     Py_ssize_t x_offset;
     const real *weights;            /* (K, step), the first vectors * LANES of each k used   IN */
-    Py_ssize_t weights_step;        /* elements from one k to the next */
+} tile_operand;
+
+typedef struct {
+    tile_operand operands[2];       /* say x with W_ih, then h with W_hh: the sums stay in registers */
+    Py_ssize_t weights_step;        /* elements from one k to the next, in both */
     const real *const *start;       /* (rows,) pointers                       IN */
     Py_ssize_t start_offset;
     real *const *out;               /* (rows,) pointers                       OUT */
     Py_ssize_t out_offset;
-    const char *next;               /* what will be read soon: for each k a tile of many rows fetches a line to L2 */
-    Py_ssize_t next_step;           /* bytes from one k to the next; 0 with nothing to fetch */
+    const char *next;               /* what will be read soon: a tile of many rows fetches a line of it to L2 for each k */
 } tile_product;
 
 /* Some units of some rows of one step. Each pointer is to a row's first unit (gates: to its first block). */
@@ -75,7 +78,8 @@ typedef struct {
     Py_ssize_t tile_rows;           /* rows of the largest tile */
     /* rows <= tile_rows with vectors <= 4, and rows = 1 with vectors <= 8 */
     void (*tile)(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product);
-    /* tile for one row, vectors <= 4 and a depth that 8 divides, in whatever order is fastest: for backward alone. */
+    /* tile for one row, vectors <= 4, the first operand alone and a depth that 8 divides, in whatever order is
+     * fastest: for backward alone. */
     void (*sum_row)(Py_ssize_t vectors, const tile_product *product);
     /* One vector of weights for every k: out[k * out_step + lane] = from[lane * lane_step + k * k_step] for
      * lane < units, and 0 up to LANES. */
