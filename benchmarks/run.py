@@ -58,12 +58,12 @@ class Process:
 
 
 def chosen_contenders(peers, before):
-    libraries = sorted({contender.library for contender in CONTENDERS} - {OURS})
+    libraries = sorted({contender.package for contender in CONTENDERS} - {OURS})
     for peer in peers or ():
         if peer not in libraries and peer not in [contender.name for contender in CONTENDERS]:
             raise SystemExit(f"no peer {peer!r}; there are: {', '.join(libraries)}")
     for contender in CONTENDERS:
-        wanted = peers is None or contender.library in peers or contender.name in peers
+        wanted = peers is None or contender.package in peers or contender.name in peers
         if contender.name == OURS or wanted:
             yield contender
     if before:

@@ -344,7 +344,7 @@ class Recurrent(Layer):
         if tape is not None and not isinstance(tape, Tape):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
         width = directions * hidden_size
-        # y and, between layers, two outputs; on a tape gates (16 units at least), c, and x | h | 1 of each layer.
+        # y and, between layers, two outputs; on a tape gates (16 units at least), c, and x | 1 | h of each layer.
         values = width * (1 if layers == directions else 3)
         if tape is not None:
             values += layers * (6 * max(hidden_size, 16) + self._input_size + width)
@@ -431,8 +431,7 @@ class Recurrent(Layer):
             states = (self.num_layers * self._directions, batch, self.hidden_size)
             dstates_n = validation.states("dstate", dstate, self._states, self.dtype, states, record.batched)
             weights = self._packed(record.snapshot)
-            from ._core import blas  # noqa: F401  where SciPy is missing, say so before the tape is spent
-
+            stack.load_blas()
             tape.spend()
             dx, dstates_0, products = stack.backward(weights, self._directions, record, dy, dstates_n)
         parameters = {}

@@ -13,7 +13,7 @@ from . import parallel
 from ._core import sequence
 from ._core.packing import aligned_empty
 
-_blas = None  # SciPy's, loaded by the first backward
+_blas = None
 
 # Multiply-adds above which a second thread pays: some ten times what waking it costs.
 PARALLEL_OPERATIONS = 10_000_000
@@ -170,10 +170,20 @@ def _drop(array, seed, call, layer, p):
     noise.drop(array, seed, call, layer, p)
 
 
+def load_blas():
+    """SciPy's BLAS, once: an import statement, even of what is there, costs as much as a small product.
+
+    Asked for before a tape is spent, so that where SciPy is missing the tape is whole after the ImportError.
+    """
+    global _blas
+    if _blas is None:
+        from ._core import blas as _blas
+
+
 def backward(weights, num_directions, record, dy, dstates_n):
     """(dx, dstates_0, [(dweight_ih, dweight_hh, dbias_ih, dbias_hh)] per layer and direction), all new arrays.
 
-    dy (T, B, D*H) or None. The tape's gates become dgates.
+    dy (T, B, D*H) or None. The tape's gates become dgates. After :func:`load_blas`.
     """
     steps, batch = record.shape
     hidden_size = weights[0].hidden_size
@@ -235,10 +245,6 @@ def _parameter_gradients(packed, rows, dgates, recurrent):
 
 def _product(dgates, rows):
     """dgates^T rows, with one row of dgates (T, B, blocks, G, lanes) for each of rows (T*B, n)."""
-    global _blas
-    if _blas is None:  # an import statement, even of what is there, costs as much as a small product
-        from ._core import blas as _blas
-
     dgates = dgates.reshape(rows.shape[0], math.prod(dgates.shape[2:]))
     out = np.empty((dgates.shape[1], rows.shape[1]), dgates.dtype)
     _blas.matmul(dgates, rows, out, transpose_a=True)

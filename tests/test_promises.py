@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm import LSTM, Dense, Tape
+from cylstm import GRU, LSTM, RNN, Dense, Tape
 from cylstm._core import dispatch
 
 TOOLS = pathlib.Path(__file__).parent.parent / "tools"
@@ -63,10 +63,11 @@ def threads():
 # Memory -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", [LSTM, GRU, RNN])
 @pytest.mark.parametrize("batch_size", [None, 3])
-def test_a_step_with_out_allocates_nothing(batch_size):
+def test_a_step_with_out_allocates_nothing(batch_size, kind):
     """tracemalloc sees every array and object at its peak; the count of blocks also what is not traced."""
-    stream = LSTM(4, 20, 2, rng=0).stream(batch_size)
+    stream = kind(4, 20, 2, rng=0).stream(batch_size)
     rows = () if batch_size is None else (batch_size,)
     x, out = normal(*rows, 4), np.empty((*rows, 20), np.float32)
     step = stream.step

@@ -45,7 +45,7 @@ class Contender:
         return case.kind in self.kinds and case.cell in self.cells
 
     @property
-    def library(self):
+    def package(self):
         return self.name.split(":")[0]
 
     def load(self):
