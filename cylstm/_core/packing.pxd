@@ -13,6 +13,7 @@ cdef struct matrix:
     Py_ssize_t panel      # vectors of one tile of many rows
     Py_ssize_t group      # vectors packed together; the last group may have fewer
     Py_ssize_t last_group  # first vector of the last group
+    bint near             # small enough to stay in L2 from step to step: nothing is fetched ahead
     bint any_order        # one row's sums may be made in any order: depth is a multiple of 8, groups are panels
 
 

@@ -307,8 +307,8 @@ cdef void softmax_backward(Py_ssize_t count, const real *y, real *dy) noexcept n
 # ---------------------------------------------------------------------------------------------------- tiles
 
 cdef inline const char *add_operand(
-    const int rows, const int vectors, vreal *sums, const tile_operand *operand, Py_ssize_t weights_step,
-    const char *next,
+    const int rows, const int vectors, const bint fetch, vreal *sums, const tile_operand *operand,
+    Py_ssize_t weights_step, const char *next,
 ) noexcept nogil:
     """sums += x W, as in tile_body; the line that is to be fetched next."""
     cdef vreal[8] weight
@@ -323,7 +323,7 @@ cdef inline const char *add_operand(
         for v in range(vectors):
             weight[v] = v_load(weights + v * LANES)
         weights += weights_step
-        if rows > 2:
+        if fetch:
             v_prefetch(next)
             next += 64
         for r in range(rows):
@@ -347,9 +347,14 @@ cdef inline void tile_body(const int rows, const int vectors, const tile_product
     for r in range(rows):
         for v in range(vectors):
             sums[r * vectors + v] = v_load(product.start[r] + product.start_offset + v * LANES)
-    next = add_operand(rows, vectors, sums, &product.operands[0], product.weights_step, product.next)
-    if product.operands[1].depth > 0:
-        add_operand(rows, vectors, sums, &product.operands[1], product.weights_step, next)
+    if rows > 2 and product.next != NULL:
+        next = add_operand(rows, vectors, True, sums, &product.operands[0], product.weights_step, product.next)
+        if product.operands[1].depth > 0:
+            add_operand(rows, vectors, True, sums, &product.operands[1], product.weights_step, next)
+    else:
+        add_operand(rows, vectors, False, sums, &product.operands[0], product.weights_step, NULL)
+        if product.operands[1].depth > 0:
+            add_operand(rows, vectors, False, sums, &product.operands[1], product.weights_step, NULL)
     for r in range(rows):
         v_store_all(product.out[r] + product.out_offset, sums + r * vectors, vectors)
 

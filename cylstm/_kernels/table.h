@@ -33,7 +33,8 @@ typedef struct {
     Py_ssize_t start_offset;
     real *const *out;               /* (rows,) pointers                       OUT */
     Py_ssize_t out_offset;
-    const char *next;               /* what will be read soon: a tile of many rows fetches a line of it to L2 for each k */
+    const char *next;               /* what will be read soon: a tile of many rows fetches a line of it to L2 for each k;
+                                       NULL: nothing */
 } tile_product;
 
 /* Some units of some rows of one step. Each pointer is to a row's first unit (gates: to its first block). */
