@@ -546,7 +546,8 @@ def test_an_empty_batch_has_gradients_of_zero():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weight_hr_l0": np.zeros((1, 2))}, "unexpected names: weight_hr_l0"),
+        ({"weight_ho_l0": np.zeros((2, 2))}, "unexpected names: weight_ho_l0"),
+        ({"weight_hr_l0": np.zeros((1, 2))}, r"weight_hr_l0 has shape \(1, 2\), expected \(2, 2\)"),
         ({"weight_ih_l2": np.zeros((8, 2))}, "unexpected names: weight_ih_l2"),
         ({"weight_ih_l1": np.zeros((8, 2))}, "no weight_hh_l1"),
         ({"weight_ih_l0_reverse": np.zeros((8, 3))}, "no weight_hh_l0_reverse"),

@@ -596,5 +596,5 @@ def test_the_state_of_an_lstm_is_refused(kind):
 @pytest.mark.parametrize("seq_len", [0, SEQ_LEN])
 def test_an_unknown_nonlinearity_is_named(seq_len):
     problem = make_problem(KINDS["rnn_tanh"], seq_len=seq_len)
-    with pytest.raises(ValueError, match="nonlinearity is 'sigmoid', expected 'tanh' or 'relu'"):
-        reference.rnn_forward(problem.parameters, problem.x, nonlinearity="sigmoid")
+    with pytest.raises(ValueError, match="nonlinearity is 'softmax', expected one of"):
+        reference.rnn_forward(problem.parameters, problem.x, nonlinearity="softmax")
