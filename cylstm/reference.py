@@ -175,8 +175,8 @@ def _gelu_derivative(x):
     return distribution + x * density
 
 
-# name -> (defaults of alpha and beta, y of x, dy/dx of x). A derivative at a kink is that of one
-# side, for the rectifiers the lower; a NaN in x gives a NaN in y.
+# name -> (defaults of alpha and beta, y of x, dy/dx of x), [13]_ and others. At a kink the derivative
+# is 0 where one side is flat, else 1. A NaN in x gives a NaN in y.
 _ACTIVATIONS = {
     "sigmoid": ((), sigmoid, lambda x: sigmoid(x) * (1 - sigmoid(x))),
     "tanh": ((), np.tanh, lambda x: 1 - np.tanh(x) ** 2),
@@ -212,7 +212,7 @@ _ACTIVATIONS = {
         lambda x, alpha: np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0))),
         lambda x, alpha: np.where(x >= 0, 1, alpha * np.exp(np.minimum(x, 0))),
     ),
-    "softsign": ((), lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2),
+    "softsign": ((), lambda x: x / (1 + abs(x)), lambda x: (1 / (1 + abs(x))) ** 2),
     # log(1 + e^x) = x + log(1 + e^-x), and the exponent is not positive either way
     "softplus": ((), lambda x: np.maximum(x, 0) + np.log1p(np.exp(-abs(x))), sigmoid),
     "linear": ((), lambda x: x, np.ones_like),
@@ -579,7 +579,7 @@ def _lstm_gates(products, bias_ih, bias_hh, weight_peephole, weight_ln, coupled,
     letters = _LSTM_GATES[coupled]
 
     def by_letter(array, letters):
-        return {} if array is None else dict(zip(letters, np.split(array, len(letters), axis=-1), strict=True))
+        return {} if array is None else dict(zip(letters, _blocks(array, len(letters)), strict=True))
 
     s, w = by_letter(products, letters), by_letter(weight_ln, letters)
     p = by_letter(weight_peephole, letters.replace("g", ""))
@@ -790,7 +790,7 @@ def _gru_sums(x, u, weight_ih, weight_hh, bias_ih, bias_hh):
     """a_r, a_z, and what a_n is made of: W_in x + b_in, W_hn, b_hn."""
     x_r, x_z, x_n = _blocks(_affine(x, weight_ih, bias_ih), 3)
     W_hr, W_hz, W_hn = np.split(weight_hh, 3)
-    b_hr, b_hz, b_hn = [None] * 3 if bias_hh is None else np.split(bias_hh, 3)
+    b_hr, b_hz, b_hn = [None] * 3 if bias_hh is None else _blocks(bias_hh, 3)
     return x_r + _affine(u, W_hr, b_hr), x_z + _affine(u, W_hz, b_hz), x_n, W_hn, b_hn
 
 
@@ -1074,8 +1074,9 @@ def _sum(*biases):
 
 
 def _blocks(a, count):
-    """The gates of a (B, count*H) array, each (B, H)."""
-    return np.split(a, count, axis=1)
+    """The gates of a (B, count*H) or (count*H,) array, each (B, H) or (H,)."""
+    H = a.shape[-1] // count
+    return [a[..., k * H : (k + 1) * H] for k in range(count)]
 
 
 # LSTM: layers, directions, time -----------------------------------------------------------------
@@ -1110,11 +1111,11 @@ def lstm_forward(
     parameters : mapping of str to ndarray
         PyTorch's names and shapes: ``weight_ih_l{k}`` (4*hidden_size, input_size or D*P),
         ``weight_hh_l{k}`` (4*hidden_size, P) and, each optional, ``bias_ih_l{k}`` and
-        ``bias_hh_l{k}`` (4*hidden_size,), with ``_reverse`` appended for the second direction;
-        ``weight_hr_l{k}`` (P, hidden_size) in every layer or none. Likewise in every layer or
-        none, ``weight_peephole_l{k}`` (3*hidden_size,). With ``layer_norm`` its scales, see
-        :func:`lstm_cell`; with ``coupled`` one block of hidden_size less of everything but
-        ``weight_hr``. Copied, so that later edits do not reach the cache.
+        ``bias_hh_l{k}`` (4*hidden_size,), with ``_reverse`` appended for the second direction. In
+        every layer or none ``weight_hr_l{k}`` (P, hidden_size), the projection, and
+        ``weight_peephole_l{k}`` (3*hidden_size,). With ``layer_norm`` its scales, see
+        :func:`lstm_cell`. With ``coupled``, 3 for 4 and 2 for 3. Copied, so that later edits do
+        not reach the cache.
     x : ndarray, shape (seq_len, batch, input_size)
     state : tuple (h_0, c_0), optional
         (num_layers * num_directions, batch, P) and (num_layers * num_directions, batch,
@@ -1122,9 +1123,8 @@ def lstm_forward(
         omitted.
     lengths : array_like of int, shape (batch,), optional
         Valid steps per sequence, 0 to seq_len, in any order. Past its length a sequence outputs
-        zeros, whatever ``x`` holds there (NaN too) reaches nothing, and its final state is that of
-        its last valid step, at which the reverse direction begins. A length of 0 returns the
-        initial state.
+        ``padding``, whatever ``x`` holds there (NaN too) reaches nothing, and its final state is
+        that of its last valid step, at which the reverse direction begins.
     dropout_masks : sequence of num_layers - 1 ndarrays, optional
         Each (seq_len, batch, D*P), multiplied onto the output of one layer, in order, the last
         layer excepted. Already scaled: 0 or 1 / (1 - dropout).
@@ -1138,8 +1138,8 @@ def lstm_forward(
         What becomes of the outputs of two directions, after every layer. With None, ``y`` is the
         tuple of both, of one layer only. Without two directions, "concat".
     padding : {"zero", "repeat"} or float, optional
-        What a direction outputs at steps that are not valid: a number, or its own last output, zeros
-        before the first one.
+        What a direction outputs at steps that are not valid: zeros, a number, or what it output at
+        the step it did last, zeros before its first.
     empty : {"initial", "zero"}, optional
         The final state of a row without a valid step. No gradient goes through "zero".
     noise : dict, optional
