@@ -1768,8 +1768,9 @@ def _backward(cache, dy, dstate):
         dy_of = _merge_backward(dy, cache.outputs[k], cache.merge)
         for d, weights in enumerate(directions):
             dafter = [np.where(cache.held == 0, 0, s[k * D + d]) for s in dstate_n]
-            run = cell, weights, cache.steps[k][d], dx.shape, dy_of[d], dafter, cache.repeat, cache.noise[k][d]
-            dx_d, dbefore, gradients[k][d] = _run_backward(*run)
+            dx_d, dbefore, gradients[k][d] = _run_backward(
+                cell, weights, cache.steps[k][d], dx.shape, dy_of[d], dafter, cache.repeat, cache.noise[k][d]
+            )
             dx += dx_d
             for s, value in zip(dstate_0, dbefore, strict=True):
                 s[k * D + d] = value
