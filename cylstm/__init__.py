@@ -3,7 +3,7 @@
 import importlib
 
 from .config import show_config
-from .layers import GRU, LSTM, RNN, Dense
+from .layers import GRU, LSTM, RNN, Dense, JordanRNN
 from .parallel import get_num_threads, set_num_threads
 from .stream import Stream
 from .tape import Gradients, Tape
@@ -26,6 +26,7 @@ __all__ = [
     "Adam",
     "Dense",
     "Gradients",
+    "JordanRNN",
     "Stream",
     "Tape",
     "clip_grad_norm",

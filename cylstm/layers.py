@@ -1,9 +1,10 @@
-"""LSTM, GRU, RNN and Dense: parameters by name, forward, backward, stream. No arithmetic: that is done below."""
+"""LSTM, GRU, RNN, JordanRNN and Dense: parameters by name, forward, backward, stream. No arithmetic: that is below."""
 
 import copy
 import math
 import operator
 import os
+import sys
 import threading
 import warnings
 import weakref
@@ -188,56 +189,148 @@ def _differing(defaults, given):
 
 
 class Recurrent(Layer):
-    """What LSTM, GRU and RNN share: all but the cell, which a subclass describes.
+    """What LSTM, GRU, RNN and JordanRNN share: all but the cell, which a subclass describes.
 
-    ``_cell()`` is its name in ``_core/cells.pyx``, ``_gates`` the number of gates in its weights, ``_states`` a letter
-    for each state.
+    ``_cell`` is the cell's name in ``_core/cells.pyx``, ``_cell_options`` what the packed weights must know besides,
+    ``_gates`` the number of gates in the weights, ``_states`` a letter for each state and ``_widths`` their widths.
+
+    Options, all by keyword:
+
+    reverse : bool, default False
+        Walk time from its end; outputs stay at their own times (Keras' go_backwards returns them in the order they were
+        made). Not together with ``bidirectional``.
+    merge : {"concat", "sum", "mul", "average", None}
+        What becomes of the outputs of two directions, after each layer. None (for one layer): y is a pair.
+    padding : "zero", "repeat" or float, default "zero"
+        What y holds at steps that are not valid: "repeat" a direction's last output before them, in its own order of
+        processing, zeros before its first.
+    empty : {"initial", "zero"}
+        The final state of a row without a valid step.
+    semantics : {None, "torch", "keras", "onnx"}
+        Padding and empty as these have them: ("zero", "initial"), ("repeat", "initial"), ("zero", "zero"). Keras'
+        Bidirectional wrapper has zeros in the padding, and so has "keras" with ``bidirectional``.
+    input_dropout, recurrent_dropout : float, default 0.0
+        Variational dropout [1]_: one mask per sequence, layer and direction, on x_t and on the h_{t-1} of the recurrent
+        product.
+    weight_dropout : float, default 0.0
+        DropConnect on ``weight_hh_*`` [2]_, one mask per call.
+    zoneout_h : float, default 0.0
+        Probability with which a unit keeps its h from the step before [3]_; in inference the expectation of that.
+
+    Dropout of every kind, and zoneout's choice, act with ``Tape(training=True)`` alone.
+
+    References
+    ----------
+    .. [1] Y. Gal, Z. Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks",
+       NIPS 2016.
+    .. [2] S. Merity, N. S. Keskar, R. Socher, "Regularizing and optimizing LSTM language models", ICLR 2018.
+    .. [3] D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
     """
 
     input_size = _read_only("input_size", "features of x")
-    hidden_size = _read_only("hidden_size", "features of h")
+    hidden_size = _read_only("hidden_size", "units of the cell")
     num_layers = _read_only("num_layers", "layers in the stack")
     bias = _read_only("bias", 'True, False or "single"')
     batch_first = _read_only("batch_first", "whether x and y are (batch, seq_len, features)")
-    dropout = _read_only("dropout", "probability with which an output between layers is dropped in training")
     bidirectional = _read_only("bidirectional", "whether there is a second, reverse direction")
+    reverse = property(lambda self: self._scheme.directions == (True,), doc="whether time is walked from its end")
+    merge = property(lambda self: self._scheme.merge, doc="what becomes of the outputs of two directions")
+    padding = property(lambda self: self._scheme.padding, doc="what y holds at steps that are not valid")
+    empty = property(lambda self: self._scheme.empty, doc="the final state of a row without a valid step")
+    dropout = property(lambda self: self._noise.dropout, doc="probability of dropout between layers, in training")
+    input_dropout = property(lambda self: self._noise.input_dropout, doc="probability of variational dropout of x")
+    recurrent_dropout = property(lambda self: self._noise.recurrent_dropout, doc="that of h in the recurrent product")
+    weight_dropout = property(lambda self: self._noise.weight_dropout, doc="probability of DropConnect on weight_hh")
+    zoneout_h = property(lambda self: self._noise.zoneout_h, doc="probability with which h stays as it was")
 
     _gates: int
     _states: tuple[str, ...]
-
-    def _cell(self):
-        raise NotImplementedError
+    _cell: str
 
     def _set_options(self):
-        """Check the options that only this cell has, given by keyword; keep them; return what repr must show."""
+        """Check the options that only this cell has, given by keyword; keep them; return what repr must show.
+
+        Sets ``_cell``, ``_cell_options`` and ``_state_size``, and ``_gates`` where that depends on options.
+        """
+        raise NotImplementedError
+
+    def _more_shapes(self):
+        """{name without suffix: shape} of the parameters beside weight_ih, weight_hh and the two biases."""
         return {}
+
+    def _positional(self):
+        return (self.input_size, self.hidden_size)
+
+    def _set_scheme(
+        self, dropout, bidirectional, *, reverse=False, merge="concat", padding=None, empty=None, semantics=None,
+        input_dropout=0.0, recurrent_dropout=0.0, weight_dropout=0.0, zoneout_h=0.0, zoneout_c=0.0, **options,
+    ):  # fmt: skip
+        """Check and keep the options that every cell has; return what repr must show of them, and the others."""
+        self._bidirectional = validation.flag("bidirectional", bidirectional)
+        reverse = validation.flag("reverse", reverse)
+        if reverse and self._bidirectional:
+            raise ValueError("reverse is True and so is bidirectional, which has both directions: expected one of them")
+        merge = validation.choice("merge", merge, ("concat", "sum", "mul", "average", None))
+        if merge != "concat" and not self._bidirectional:
+            raise ValueError(f"merge is {merge!r}, but there is one direction: expected bidirectional=True with it")
+        if merge is None and self._num_layers > 1:
+            raise ValueError(f"merge is None with num_layers={self._num_layers}: the next layer needs one input")
+        semantics = validation.choice("semantics", semantics, (None, "torch", "keras", "onnx"))
+        if padding is None:
+            padding = "repeat" if semantics == "keras" and not self._bidirectional else "zero"
+        if empty is None:
+            empty = "zero" if semantics == "onnx" else "initial"
+        self._scheme = stack.Scheme(
+            directions=(False, True) if self._bidirectional else (reverse,),
+            merge=merge,
+            padding=validation.padding(padding),
+            empty=validation.choice("empty", empty, ("initial", "zero")),
+        )
+        rates = {
+            "input_dropout": input_dropout, "recurrent_dropout": recurrent_dropout, "weight_dropout": weight_dropout,
+            "zoneout_h": zoneout_h, "zoneout_c": zoneout_c,
+        }  # fmt: skip
+        self._noise = stack.Noise(
+            validation.number("dropout", dropout, 0.0, 1.0),
+            **{name: validation.number(name, p, 0.0, 1.0, high_open=True) for name, p in rates.items()},
+        )
+        if "c" not in self._states and self._noise.zoneout_c:
+            raise ValueError(f"zoneout_c is {zoneout_c}, but this cell has no c: expected 0")
+        given = {"reverse": reverse, **self._scheme._asdict(), **self._noise._asdict()}
+        given.pop("directions")
+        defaults = {"reverse": False, **stack.Scheme()._asdict(), **stack.QUIET._asdict()}
+        return _differing(defaults, given), options
 
     def _build(
         self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
         *, dtype="float32", rng=None, arrays=None, **options,
     ):  # fmt: skip
         self._input_size = validation.size("input_size", input_size)
-        self._hidden_size = validation.size("hidden_size", hidden_size)
+        self._hidden_size = self._state_size = validation.size("hidden_size", hidden_size)
+        self._state_name = "hidden_size"
         self._num_layers = validation.size("num_layers", num_layers)
         if not (isinstance(bias, (bool, np.bool_)) or (isinstance(bias, str) and bias == "single")):
             raise ValueError(f"bias is {bias!r}, expected True, False or 'single'")
         self._bias = bias if isinstance(bias, str) else bool(bias)
         self._batch_first = validation.flag("batch_first", batch_first)
-        self._dropout = validation.number("dropout", dropout, 0.0, 1.0)
-        self._bidirectional = validation.flag("bidirectional", bidirectional)
-        shown = self._set_options(**options)
+        shown, options = self._set_scheme(dropout, bidirectional, **options)
+        self._cell_options = {}
+        shown |= self._set_options(**options)
+        for name in ("zoneout_h", "zoneout_c"):
+            if getattr(self._noise, name):
+                self._cell_options[name] = getattr(self._noise, name)
         dtype = validation.dtype_of(dtype)
-        self._directions = 2 if self.bidirectional else 1
-        width = max(self.input_size, 16) + self._directions * max(self.hidden_size, 16)
+        directions = self._directions = len(self._scheme.directions)
+        self._widths = ((self._state_name, self._state_size), ("hidden_size", self._hidden_size))[: len(self._states)]
+        self._output_size = self._state_size * (directions if self.merge == "concat" else 1)
+        width = max(self.input_size, 16) + self._output_size + max(self.hidden_size, self._state_size, 16)
         validation.memory(  # parameters, copies of them and their packed forms, padded to vectors of up to 16
             "these parameters",
-            self.num_layers * self._directions * self._gates * max(self.hidden_size, 16) * width * 4 * dtype.itemsize,
+            self.num_layers * directions * self._gates * max(self.hidden_size, 16) * width * 4 * dtype.itemsize,
         )
         shapes = self._parameter_shapes()
         if arrays is None:
-            rng = validation.generator(rng)
-            bound = 1 / math.sqrt(self.hidden_size)
-            arrays = {name: initializers.uniform(rng, shape, dtype, bound) for name, shape in shapes.items()}
+            arrays = self._initial(validation.generator(rng), shapes, dtype)
         given = {
             "num_layers": self.num_layers, "bias": self.bias, "batch_first": self.batch_first,
             "dropout": self.dropout, "bidirectional": self.bidirectional, "dtype": dtype.name,
@@ -246,8 +339,20 @@ class Recurrent(Layer):
             "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
             "dtype": "float32",
         }  # fmt: skip
-        arguments = ((self.input_size, self.hidden_size), _differing(defaults, given) | shown)
-        super().__init__(shapes, dtype, arguments, arrays)
+        super().__init__(shapes, dtype, (self._positional(), _differing(defaults, given) | shown), arrays)
+
+    def _initial(self, rng, shapes, dtype):
+        """PyTorch's U(-1/sqrt(H), 1/sqrt(H)); a layer normalisation begins as no more than that."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        arrays = {}
+        for name, shape in shapes.items():
+            if name.startswith("weight_ln"):
+                arrays[name] = np.ones(shape, dtype)
+            elif name.startswith("bias_ln"):
+                arrays[name] = np.zeros(shape, dtype)
+            else:
+                arrays[name] = initializers.uniform(rng, shape, dtype, bound)
+        return arrays
 
     def _warn_of_dropout(self):
         if self.dropout and self.num_layers == 1:
@@ -264,33 +369,35 @@ class Recurrent(Layer):
 
     def _parameter_shapes(self):
         shapes = {}
+        rows = self._gates * self.hidden_size
         for layer, suffix in self._suffixes():
-            width = self.input_size if layer == 0 else self._directions * self.hidden_size
-            rows = self._gates * self.hidden_size
+            width = self.input_size if layer == 0 else self._output_size
             shapes["weight_ih" + suffix] = (rows, width)
-            shapes["weight_hh" + suffix] = (rows, self.hidden_size)
+            shapes["weight_hh" + suffix] = (rows, self._state_size)
             if self.bias:
                 shapes["bias_ih" + suffix] = (rows,)
             if self.bias is True:
                 shapes["bias_hh" + suffix] = (rows,)
+            for name, shape in self._more_shapes().items():
+                shapes[name + suffix] = shape
         return shapes
 
     def _packed(self, snapshot):
         """The packed weights of a snapshot, made on first use. Two threads may both make them; one is kept."""
         if snapshot.packed is None:
             p = snapshot.arrays
-            none = np.zeros(self._gates * self.hidden_size, self.dtype)
+            names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", *self._more_shapes()]
             snapshot.packed = [
                 Weights(
-                    self._cell(),
-                    *(p["weight_ih" + suffix], p["weight_hh" + suffix]),
-                    *(p.get("bias_ih" + suffix, none), p.get("bias_hh" + suffix, none)),
+                    self._cell,
+                    {name: p[name + suffix] for name in names if name + suffix in p},
+                    self._cell_options,
                 )
                 for _, suffix in self._suffixes()
             ]
         return snapshot.packed
 
-    def forward(self, x, state=None, *, lengths=None, tape=None):
+    def forward(self, x, state=None, *, lengths=None, mask=None, tape=None):
         """Run the layer over a batch of sequences.
 
         Parameters
@@ -298,20 +405,24 @@ class Recurrent(Layer):
         x : ndarray, shape (seq_len, batch, input_size)
             Of the layer's dtype; (batch, seq_len, input_size) if ``batch_first``; (seq_len, input_size) for one
             unbatched sequence. May be read-only or not contiguous.
-        state : tuple (h_0, c_0) for an LSTM, h_0 for a GRU or RNN, optional
-            Each (num_layers * num_directions, batch, hidden_size), without batch if x is unbatched. Zeros if
-            omitted; never written to.
+        state : tuple (h_0, c_0) for an LSTM, h_0 for other cells, optional
+            Each (num_layers * num_directions, batch, hidden_size), h_0 with proj_size or output_size instead where
+            there is one; without batch if x is unbatched. Zeros if omitted; never written to.
         lengths : array or list of int, shape (batch,), optional
             Valid steps per sequence, 0 to seq_len, in any order; one integer if x is unbatched. Past its length a
-            sequence outputs zeros, its final state is that of its last valid step, the reverse direction begins
-            there, and what x holds reaches nothing.
+            sequence outputs zeros (or what ``padding`` says), its final state is that of its last valid step, the
+            reverse direction begins there, and what x holds reaches nothing.
+        mask : ndarray of bool, shape (batch, seq_len), optional
+            False where a step is not valid, holes among them: the state is held, in both directions. (seq_len,) if x is
+            unbatched. With ``lengths`` too a step is valid where both say so.
         tape : Tape, optional
             Filled with what :meth:`backward` needs, and makes this a training forward. It keeps a copy of ``x``.
 
         Returns
         -------
         y : ndarray, shape (seq_len, batch, num_directions * hidden_size)
-            The last layer's h at each step, in x's layout; a new array.
+            The last layer's h at each step, in x's layout; a new array. Without num_directions if ``merge`` makes one
+            of them, and a pair of those if ``merge`` is None.
         state : tuple (h_n, c_n), or h_n
             Shaped like ``state``; new arrays. In the order layer 0 forward, layer 0 reverse, layer 1 forward, ...
 
@@ -332,38 +443,40 @@ class Recurrent(Layer):
         >>> bool((y[2:, 1] == 0).all()), bool((h_n[0, 1] == y[1, 1]).all())
         (True, True)
         """
-        dtype, hidden_size, directions = self._dtype, self._hidden_size, self._directions
+        dtype, directions, scheme = self._dtype, self._directions, self._scheme
         layers = self._num_layers * directions
         x, batched = validation.sequence(x, dtype, self._input_size, self._batch_first)
         steps, batch, _ = x.shape
         states_0 = None
         if state is not None:
-            states_0 = validation.states("state", state, self._states, dtype, (layers, batch, hidden_size), batched)
+            states_0 = validation.states("state", state, self._states, dtype, (layers, batch), self._widths, batched)
         if lengths is not None:
             lengths = validation.lengths_array(lengths, batch, steps, batched)
+        if mask is not None:
+            mask = validation.mask_array(mask, lengths, batch, steps, batched)
+            lengths = None
         if tape is not None and not isinstance(tape, Tape):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        width = directions * hidden_size
+        width = directions * self._state_size
         # y and, between layers, two outputs; on a tape gates (16 units at least), c, and x | 1 | h of each layer.
         values = width * (1 if layers == directions else 3)
         if tape is not None:
-            values += layers * (6 * max(hidden_size, 16) + self._input_size + width)
-        validation.memory("this pass", (steps + 3) * batch * values * self._dtype.itemsize)
-        if self._batch_first and batched:
-            out = np.empty((batch, steps, width), dtype)
-            y = out.swapaxes(0, 1)
+            units = max(self._hidden_size, 16)
+            values += layers * ((12 if self._cell_options else 6) * units + self._input_size + width)
+        validation.memory("this pass", (steps + 3) * batch * values * dtype.itemsize)
+        if scheme.merge is None:
+            out, y = zip(*(self._new_output(steps, batch, batched) for _ in range(directions)), strict=True)
         else:
-            y = np.empty((steps, batch, width), dtype)
-            out = y if batched else y[:, 0]
+            out, y = self._new_output(steps, batch, batched)
         snapshot = self._store.snapshot
         weights = self._packed(snapshot)
         if tape is None:
-            states_n = stack.forward(weights, directions, x, y, states_0, lengths)
+            states_n = stack.forward(weights, scheme, x, y, states_0, lengths, mask)
         else:
             with tape.use():
                 tape.begin()
-                dropout = self._dropout if tape.training else 0.0
-                states_n, record = stack.forward_on_tape(weights, directions, x, y, states_0, lengths, tape, dropout)
+                noise = self._noise if tape.training else stack.QUIET
+                states_n, record = stack.forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
                 record.layer = self
                 record.snapshot = snapshot
                 record.batched = batched
@@ -371,6 +484,14 @@ class Recurrent(Layer):
         return out, self._as_state(states_n, batched)
 
     __call__ = forward
+
+    def _new_output(self, steps, batch, batched):
+        """(an output as the caller gets it, the same time-major)."""
+        if self._batch_first and batched:
+            out = np.empty((batch, steps, self._output_size), self._dtype)
+            return out, out.swapaxes(0, 1)
+        y = np.empty((steps, batch, self._output_size), self._dtype)
+        return y if batched else y[:, 0], y
 
     def _as_state(self, states, batched):
         """As the caller knows them: (h, c), or h alone."""
@@ -386,7 +507,7 @@ class Recurrent(Layer):
         tape : Tape
             Of this layer's last ``forward(x, tape=tape)``.
         dy : ndarray or None
-            dL/dy, shaped like y. May be None if ``dstate`` is given.
+            dL/dy, shaped like y (a pair if ``merge`` is None). May be None if ``dstate`` is given.
         dstate : tuple (dh_n, dc_n), or dh_n, optional
             dL/dh_n and dL/dc_n, shaped like the final state.
 
@@ -416,37 +537,42 @@ class Recurrent(Layer):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
         with tape.use():
             record = tape.look(self)
-            steps, batch = record.shape
             if dy is None and dstate is None:
                 raise ValueError("dy and dstate are both None, expected at least one gradient")
-            swap = self.batch_first and record.batched
-            if dy is not None:
-                expected = (steps, batch, self._directions * self.hidden_size)
-                if not record.batched:
-                    dy = validation.gradient("dy", dy, self.dtype, (expected[0], expected[2]))[:, None]
-                elif swap:
-                    dy = validation.gradient("dy", dy, self.dtype, (batch, steps, expected[2])).swapaxes(0, 1)
-                else:
-                    dy = validation.gradient("dy", dy, self.dtype, expected)
-            states = (self.num_layers * self._directions, batch, self.hidden_size)
-            dstates_n = validation.states("dstate", dstate, self._states, self.dtype, states, record.batched)
-            weights = self._packed(record.snapshot)
+            if dy is not None and self.merge is None:
+                if not isinstance(dy, (tuple, list)) or len(dy) != 2:
+                    raise ValueError("dy is not a pair, but merge is None: expected (dy_forward, dy_reverse)")
+                dy = [self._time_major(f"dy[{k}]", part, record) for k, part in enumerate(dy)]
+            elif dy is not None:
+                dy = self._time_major("dy", dy, record)
+            outer = (self.num_layers * self._directions, record.shape[1])
+            dstates_n = validation.states(
+                "dstate", dstate, self._states, self.dtype, outer, self._widths, record.batched
+            )
             stack.load_blas()
             tape.spend()
-            dx, dstates_0, products = stack.backward(weights, self._directions, record, dy, dstates_n)
-        parameters = {}
-        for (_, suffix), (dweight_ih, dweight_hh, dbias_ih, dbias_hh) in zip(self._suffixes(), products, strict=True):
-            parameters["weight_ih" + suffix] = dweight_ih
-            parameters["weight_hh" + suffix] = dweight_hh
-            if self.bias:
-                parameters["bias_ih" + suffix] = dbias_ih
-            if self.bias is True:
-                parameters["bias_hh" + suffix] = dbias_hh
+            dx, dstates_0, gradients = stack.backward(record, dy, dstates_n)
+        found = {
+            name + suffix: value
+            for (_, suffix), of_layer in zip(self._suffixes(), gradients, strict=True)
+            for name, value in of_layer.items()
+        }
         if not record.batched:
             dx = dx[:, 0]
-        elif swap:
+        elif self.batch_first:
             dx = np.ascontiguousarray(dx.swapaxes(0, 1))
-        return Gradients(dx, self._as_state(dstates_0, record.batched), parameters)
+        return Gradients(
+            dx, self._as_state(dstates_0, record.batched), {name: found[name] for name in self.parameters}
+        )
+
+    def _time_major(self, name, dy, record):
+        """dy (T, B, width), checked."""
+        steps, batch = record.shape
+        if not record.batched:
+            return validation.gradient(name, dy, self.dtype, (steps, self._output_size))[:, None]
+        if self.batch_first:
+            return validation.gradient(name, dy, self.dtype, (batch, steps, self._output_size)).swapaxes(0, 1)
+        return validation.gradient(name, dy, self.dtype, (steps, batch, self._output_size))
 
     def stream(self, batch_size=None):
         """A :class:`~cylstm.stream.Stream`: this layer one time step at a time, the state carried from call to call.
@@ -493,19 +619,50 @@ class LSTM(Recurrent):
     dropout : float, default 0.0
         Probability with which an output of a layer but the last is dropped in training (see :class:`Tape`).
     bidirectional : bool, default False
+    proj_size : int, default 0
+        If not 0, h_t = W_hr (o tanh(c_t)) has so many features (``weight_hr_*``, (proj_size, hidden_size)) [3]_.
+    peepholes : bool, default False
+        The gates i and f see c_{t-1} and o sees c_t, by ``weight_peephole_*``, (3 * hidden_size,) for i, f, o [4]_.
+    coupled : {None, "f=1-i", "i=1-f"}
+        One of the two gates is made of the other and has no weights; G = 3 then, (i, g, o) or (f, g, o). ONNX's
+        input_forget, and TensorFlow Lite's CIFG.
+    clip : dict, optional
+        Limits by place: "gates", what gates and candidate are of, as in ONNX; "cell", c_t, as in cuDNN and TensorFlow
+        Lite; "projection", h_t after its projection.
+    layer_norm : {None, "joint", "per_gate"}
+        "joint", as in Haste: gain_ih N(W x) + gain_hh N(U h) + b over all gates, and tanh sees gain_c N(c) + shift;
+        "per_gate", as in TensorFlow Lite: gain N(W x + U h) + b for each gate. N(v) = (v - mean) / sqrt(variance + eps)
+        [5]_, eps 1e-5 or 1e-8. ``weight_ln_ih_*``, ``weight_ln_hh_*`` (G*H,), ``weight_ln_c_*``, ``bias_ln_c_*`` (H,);
+        or ``weight_ln_*`` (G*H,).
+    activations : tuple, default ("sigmoid", "tanh", "tanh")
+        Of the gates, the candidate g and the output. Each a name, (name, alpha) or (name, alpha, beta): sigmoid, tanh,
+        relu, leaky_relu, thresholded_relu, affine, scaled_tanh, hard_sigmoid, elu, softsign, softplus, linear, swish,
+        gelu.
+    forget_bias : float, optional
+        The forget gate's bias at the beginning.
+    zoneout_c : float, default 0.0
+        As ``zoneout_h``, for c.
+    **cell_options
+        Those of every recurrent layer: see :class:`~cylstm.layers.Recurrent`.
     dtype : {"float32", "float64"}
     rng : None, int or numpy.random.Generator
-        Source of the initial parameters, all U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)) as in PyTorch.
+        Source of the initial parameters, all U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)) as in PyTorch; layer
+        normalisations begin with gain 1 and shift 0.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument is out of range or of a wrong type.
+        If an argument is out of range or of a wrong type, or options do not go together.
 
     References
     ----------
-    S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997); F. Gers, J. Schmidhuber,
-    F. Cummins, "Learning to forget", Neural Computation 12 (2000).
+    .. [1] S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997).
+    .. [2] F. Gers, J. Schmidhuber, F. Cummins, "Learning to forget", Neural Computation 12 (2000).
+    .. [3] H. Sak, A. Senior, F. Beaufays, "Long short-term memory recurrent neural network architectures for large
+       scale acoustic modeling", Interspeech 2014.
+    .. [4] F. Gers, N. Schraudolph, J. Schmidhuber, "Learning precise timing with LSTM recurrent networks", JMLR 3
+       (2002).
+    .. [5] J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer normalization", arXiv:1607.06450 (2016).
 
     Examples
     --------
@@ -514,28 +671,94 @@ class LSTM(Recurrent):
     >>> y, (h_n, c_n) = lstm.forward(np.zeros((5, 3, 8), np.float32))
     >>> y.shape, h_n.shape
     ((5, 3, 16), (2, 3, 16))
+    >>> lstm = cylstm.LSTM(8, 16, peepholes=True, clip={"gates": 3.0}, activations=("hard_sigmoid", "tanh", "tanh"))
+    >>> lstm.parameters["weight_peephole_l0"].shape
+    (48,)
     """
 
-    _gates = 4
     _states = ("h", "c")
+    proj_size = _read_only("proj_size", "features of h, or 0: hidden_size")
+    peepholes = _read_only("peepholes", "whether gates see c")
+    coupled = _read_only("coupled", "which of i and f is made of the other")
+    clip = property(lambda self: dict(self._clip), doc="limits by place")
+    layer_norm = _read_only("layer_norm", "which layer normalisation")
+    activations = _read_only("activations", "(name, alpha, beta) of gates, candidate and output")
+    zoneout_c = property(lambda self: self._noise.zoneout_c, doc="probability with which c stays as it was")
 
     def __init__(
         self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
-        proj_size=0, *, dtype="float32", rng=None,
+        proj_size=0, *, peepholes=False, coupled=None, clip=None, layer_norm=None,
+        activations=("sigmoid", "tanh", "tanh"), forget_bias=None, dtype="float32", rng=None, **cell_options,
     ):  # fmt: skip
         self._build(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng,
-            proj_size=proj_size,
+            proj_size=proj_size, peepholes=peepholes, coupled=coupled, clip=clip, layer_norm=layer_norm,
+            activations=activations, forget_bias=forget_bias, **cell_options,
         )  # fmt: skip
         self._warn_of_dropout()
 
-    def _cell(self):
-        return "lstm"
+    def _set_options(
+        self, proj_size=0, peepholes=False, coupled=None, clip=None, layer_norm=None,
+        activations=("sigmoid", "tanh", "tanh"), forget_bias=None,
+    ):  # fmt: skip
+        self._proj_size = validation.size("proj_size", proj_size, 0)
+        self._peepholes = validation.flag("peepholes", peepholes)
+        self._coupled = validation.choice("coupled", coupled, (None, "f=1-i", "i=1-f"))
+        self._gates = 4 if coupled is None else 3
+        self._clip = validation.clip(clip, ("gates", "cell", "projection"))
+        if "projection" in self._clip and not proj_size:
+            raise ValueError("clip has 'projection', but proj_size is 0: there is no projection")
+        self._layer_norm = validation.choice("layer_norm", layer_norm, (None, "joint", "per_gate"))
+        self._activations = validation.activations(activations, ("gates", "candidate", "output"))
+        if forget_bias is not None:
+            forget_bias = validation.number("forget_bias", forget_bias, -sys.float_info.max, sys.float_info.max)
+            if not self.bias or coupled == "f=1-i":
+                why = "bias is False" if not self.bias else "coupled is 'f=1-i', so f has no weights"
+                raise ValueError(f"forget_bias is {forget_bias}, but {why}")
+        self._forget_bias = forget_bias
+        options = {
+            "proj_size": self.proj_size, "peepholes": self.peepholes, "coupled": coupled, "clip": self.clip,
+            "layer_norm": layer_norm, "activations": self.activations,
+        }  # fmt: skip
+        defaults = {
+            "proj_size": 0, "peepholes": False, "coupled": None, "clip": {}, "layer_norm": None,
+            "activations": (("sigmoid",), ("tanh",), ("tanh",)),
+        }  # fmt: skip
+        shown = _differing(defaults, options)
+        if self.proj_size:
+            self._state_name, self._state_size = "proj_size", self.proj_size
+            self._cell_options |= {"projection": ("linear",), "clip": self.clip}
+        self._cell = "lstm"
+        if shown.keys() - {"proj_size", "clip"} or self.clip.keys() - {"projection"}:
+            self._cell = "lstm_variant"
+            self._cell_options |= {
+                **dict(zip(("gate", "candidate", "output"), self.activations, strict=True)),
+                "clip": self.clip, "coupled": coupled, "layer_norm": layer_norm,
+            }  # fmt: skip
+        return shown
 
-    def _set_options(self, proj_size=0):
-        if validation.size("proj_size", proj_size, 0):
-            raise ValueError(f"proj_size is {proj_size}, and projections are not supported yet: expected 0")
-        return {}
+    def _more_shapes(self):
+        hidden_size, gates = self.hidden_size, self._gates * self.hidden_size
+        shapes = {}
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, hidden_size)
+        if self.peepholes:
+            shapes["weight_peephole"] = (gates - hidden_size,)
+        if self.layer_norm == "joint":
+            shapes |= {"weight_ln_ih": (gates,), "weight_ln_hh": (gates,)}
+            shapes |= {"weight_ln_c": (hidden_size,), "bias_ln_c": (hidden_size,)}
+        elif self.layer_norm == "per_gate":
+            shapes["weight_ln"] = (gates,)
+        return shapes
+
+    def _initial(self, rng, shapes, dtype):
+        arrays = super()._initial(rng, shapes, dtype)
+        if self._forget_bias is not None:
+            first = 0 if self.coupled else self.hidden_size
+            for name, value in arrays.items():
+                if name.startswith(("bias_ih", "bias_hh")):
+                    value[first : first + self.hidden_size] = self._forget_bias if name.startswith("bias_ih") else 0
+        return arrays
 
 
 class GRU(Recurrent):
@@ -544,7 +767,8 @@ class GRU(Recurrent):
     ::
 
         r, z = sigmoid(W_r x_t + b_r + U_r h_{t-1} + b'_r), ...
-        n = tanh(W_n x_t + b_n + r (U_n h_{t-1} + b'_n))
+        n = tanh(W_n x_t + b_n + r (U_n h_{t-1} + b'_n))        reset_after, or
+        n = tanh(W_n x_t + b_n + U_n (r h_{t-1}) + b'_n)        not
         h_t = (1 - z) n + z h_{t-1}
 
     Parameters
@@ -552,15 +776,23 @@ class GRU(Recurrent):
     input_size, hidden_size : int
         Features of x and of h.
     num_layers : int, default 1
-    bias : bool, default True
-        Whether there are biases, PyTorch's two: ``bias_ih_*`` and ``bias_hh_*``.
+    bias : bool or "single", default True
+        True: PyTorch's two biases, ``bias_ih_*`` and ``bias_hh_*``; "single", without ``reset_after`` only:
+        ``bias_ih_*`` alone; False: none.
     batch_first : bool, default False
         x and y are (batch, seq_len, features); states are not affected.
     dropout : float, default 0.0
         Probability with which an output of a layer but the last is dropped in training (see :class:`Tape`).
     bidirectional : bool, default False
     reset_after : bool, default True
-        The reset gate r acts on U_n h_{t-1} + b'_n, as in PyTorch and Keras 3. False is not supported yet.
+        Whether the reset gate r acts on U_n h_{t-1} + b'_n (PyTorch, Keras 3, ONNX's linear_before_reset=1) or on
+        h_{t-1} before the product, as in the paper.
+    activations : tuple, default ("sigmoid", "tanh")
+        Of the gates and of the candidate n: see :class:`LSTM`.
+    clip : dict, optional
+        {"gates": limit} of what gates and candidate are of, as in ONNX.
+    **cell_options
+        Those of every recurrent layer: see :class:`~cylstm.layers.Recurrent`.
     dtype : {"float32", "float64"}
     rng : None, int or numpy.random.Generator
         Source of the initial parameters, all U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)) as in PyTorch.
@@ -568,12 +800,12 @@ class GRU(Recurrent):
     Raises
     ------
     ValueError, TypeError
-        If an argument is out of range or of a wrong type.
+        If an argument is out of range or of a wrong type, or options do not go together.
 
     References
     ----------
     K. Cho et al., "Learning phrase representations using RNN encoder-decoder for statistical machine translation",
-    EMNLP 2014; the place of r is that of PyTorch's ``torch.nn.GRU``.
+    EMNLP 2014; the other place of r is that of PyTorch's ``torch.nn.GRU``.
 
     Examples
     --------
@@ -586,27 +818,37 @@ class GRU(Recurrent):
 
     _gates = 3
     _states = ("h",)
+    reset_after = _read_only("reset_after", "whether r acts on the recurrent product")
+    clip = property(lambda self: dict(self._clip), doc="limits by place")
+    activations = _read_only("activations", "(name, alpha, beta) of gates and candidate")
 
     def __init__(
         self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
-        *, reset_after=True, dtype="float32", rng=None,
+        *, reset_after=True, activations=("sigmoid", "tanh"), clip=None, dtype="float32", rng=None, **cell_options,
     ):  # fmt: skip
         self._build(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng,
-            reset_after=reset_after,
+            reset_after=reset_after, activations=activations, clip=clip, **cell_options,
         )  # fmt: skip
         self._warn_of_dropout()
 
-    def _cell(self):
-        return "gru"
-
-    def _set_options(self, reset_after=True):
-        if not validation.flag("reset_after", reset_after):
-            raise ValueError("reset_after is False, which is not supported yet: expected True")
-        if self._bias == "single":
+    def _set_options(self, reset_after=True, activations=("sigmoid", "tanh"), clip=None):
+        self._reset_after = validation.flag("reset_after", reset_after)
+        if self._bias == "single" and reset_after:
             raise ValueError("bias is 'single', but with reset_after the n gate needs its two biases apart: "
                              "expected True or False")  # fmt: skip
-        return {}
+        self._activations = validation.activations(activations, ("gates", "candidate"))
+        self._clip = validation.clip(clip, ("gates",))
+        shown = _differing(
+            {"activations": (("sigmoid",), ("tanh",)), "clip": {}}, {"activations": self.activations, "clip": self.clip}
+        )
+        self._cell = "gru_variant" if shown else "gru"
+        if not reset_after:
+            self._cell = "gru_before"
+            shown["reset_after"] = False
+        if shown:
+            self._cell_options |= dict(zip(("gate", "candidate"), self.activations, strict=True)) | {"clip": self.clip}
+        return shown
 
 
 class RNN(Recurrent):
@@ -628,7 +870,12 @@ class RNN(Recurrent):
     dropout : float, default 0.0
         Probability with which an output of a layer but the last is dropped in training (see :class:`Tape`).
     bidirectional : bool, default False
-    nonlinearity : {"tanh", "relu"}
+    nonlinearity : activation, default "tanh"
+        A name, (name, alpha) or (name, alpha, beta): see :class:`LSTM`. "tanh" and "relu" are the fastest.
+    clip : dict, optional
+        {"gates": limit} of what the nonlinearity is of, as in ONNX.
+    **cell_options
+        Those of every recurrent layer: see :class:`~cylstm.layers.Recurrent`.
     dtype : {"float32", "float64"}
     rng : None, int or numpy.random.Generator
         Source of the initial parameters, all U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)) as in PyTorch.
@@ -636,7 +883,7 @@ class RNN(Recurrent):
     Raises
     ------
     ValueError, TypeError
-        If an argument is out of range or of a wrong type.
+        If an argument is out of range or of a wrong type, or options do not go together.
 
     References
     ----------
@@ -653,26 +900,124 @@ class RNN(Recurrent):
 
     _gates = 1
     _states = ("h",)
-    nonlinearity = _read_only("nonlinearity", '"tanh" or "relu"')
+    nonlinearity = property(lambda self: _plain_name(self._nonlinearity), doc="the activation")
+    clip = property(lambda self: dict(self._clip), doc="limits by place")
 
     def __init__(
         self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
-        *, nonlinearity="tanh", dtype="float32", rng=None,
+        *, nonlinearity="tanh", clip=None, dtype="float32", rng=None, **cell_options,
     ):  # fmt: skip
         self._build(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng,
-            nonlinearity=nonlinearity,
+            nonlinearity=nonlinearity, clip=clip, **cell_options,
         )  # fmt: skip
         self._warn_of_dropout()
 
-    def _cell(self):
-        return f"rnn_{self._nonlinearity}"
+    def _set_options(self, nonlinearity="tanh", clip=None):
+        self._nonlinearity = validation.activation("nonlinearity", nonlinearity)
+        self._clip = validation.clip(clip, self._places)
+        name = self._nonlinearity[0]
+        self._cell = f"rnn_{name}"
+        if name not in ("tanh", "relu") or "gates" in self._clip:
+            self._cell = "rnn_variant"
+            self._cell_options |= {"candidate": self._nonlinearity, "clip": self.clip}
+        return _differing({"nonlinearity": "tanh", "clip": {}}, {"nonlinearity": self.nonlinearity, "clip": self.clip})
 
-    def _set_options(self, nonlinearity="tanh"):
-        if not (isinstance(nonlinearity, str) and nonlinearity in ("tanh", "relu")):
-            raise ValueError(f"nonlinearity is {nonlinearity!r}, expected 'tanh' or 'relu'")
-        self._nonlinearity = nonlinearity
-        return {} if nonlinearity == "tanh" else {"nonlinearity": nonlinearity}
+    _places: tuple[str, ...] = ("gates",)
+
+
+def _plain_name(activation):
+    """An activation without numbers as its name."""
+    return activation[0] if len(activation) == 1 else activation
+
+
+class JordanRNN(RNN):
+    """Jordan network: what is fed back is the output y, not the hidden state.
+
+    ::
+
+        a_t = nonlinearity(W x_t + b + U y_{t-1} + b')
+        y_t = activation(V a_t + c)
+
+    Parameters
+    ----------
+    input_size, hidden_size, output_size : int
+        Features of x, a and y.
+    num_layers : int, default 1
+    bias : bool or "single", default True
+        True: ``bias_ih_*``, ``bias_hh_*`` and ``bias_ho_*``; "single": without ``bias_hh_*``; False: none.
+    batch_first : bool, default False
+        x and y are (batch, seq_len, features); states are not affected.
+    dropout : float, default 0.0
+        Probability with which an output of a layer but the last is dropped in training (see :class:`Tape`).
+    bidirectional : bool, default False
+    nonlinearity : activation, default "tanh"
+    activation : activation, default "linear"
+        Of the output. Each a name, (name, alpha) or (name, alpha, beta): see :class:`LSTM`.
+    clip : dict, optional
+        Limits by place: "gates", what the nonlinearity is of; "projection", y.
+    **cell_options
+        Those of every recurrent layer: see :class:`~cylstm.layers.Recurrent`. The h of their descriptions is y here.
+    dtype : {"float32", "float64"}
+    rng : None, int or numpy.random.Generator
+        Source of the initial parameters, all U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range or of a wrong type, or options do not go together.
+
+    Notes
+    -----
+    ``weight_ih_*`` (H, I), ``weight_hh_*`` (H, output_size), ``weight_ho_*`` (output_size, H), ``bias_ho_*``. The state
+    is y, (num_layers * num_directions, batch, output_size).
+
+    References
+    ----------
+    M. I. Jordan, "Serial order: a parallel distributed processing approach", ICS Report 8604, UC San Diego (1986).
+
+    Examples
+    --------
+    >>> import numpy as np, cylstm
+    >>> rnn = cylstm.JordanRNN(8, 16, 2, rng=0)
+    >>> y, y_n = rnn.forward(np.zeros((5, 3, 8), np.float32))
+    >>> y.shape, y_n.shape
+    ((5, 3, 2), (1, 3, 2))
+    """
+
+    _places = ("gates", "projection")
+    output_size = _read_only("state_size", "features of y")
+    activation = property(lambda self: _plain_name(self._activation), doc="of the output")
+
+    def __init__(
+        self, input_size, hidden_size, output_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
+        bidirectional=False, *, nonlinearity="tanh", activation="linear", clip=None, dtype="float32", rng=None,
+        **cell_options,
+    ):  # fmt: skip
+        self._build(
+            input_size, hidden_size, output_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype,
+            rng=rng, nonlinearity=nonlinearity, activation=activation, clip=clip, **cell_options,
+        )  # fmt: skip
+        self._warn_of_dropout()
+
+    def _build(self, input_size, hidden_size, output_size, *arguments, **options):
+        super()._build(input_size, hidden_size, *arguments, output_size=output_size, **options)
+
+    def _positional(self):
+        return (self.input_size, self.hidden_size, self.output_size)
+
+    def _set_options(self, output_size, nonlinearity="tanh", activation="linear", clip=None):
+        self._state_name, self._state_size = "output_size", validation.size("output_size", output_size)
+        self._activation = validation.activation("activation", activation)
+        shown = super()._set_options(nonlinearity, clip)
+        self._cell_options |= {"projection": self._activation, "clip": self.clip}
+        return shown | _differing({"activation": "linear"}, {"activation": self.activation})
+
+    def _more_shapes(self):
+        shapes = {"weight_ho": (self.output_size, self.hidden_size)}
+        if self.bias:
+            shapes["bias_ho"] = (self.output_size,)
+        return shapes
 
 
 class Dense(Layer):

@@ -1,11 +1,12 @@
 """Layers x directions x dropout between layers, forwards and backwards. Knows no cell and loops over no step.
 
-Everything is time-major here: x (T, B, I), y (T, B, D*H), states (L*D, B, H) in PyTorch's order: layer 0 forward,
+Everything is time-major here: x (T, B, I), y (T, B, D*P), states (L*D, B, P or H) in PyTorch's order: layer 0 forward,
 layer 0 reverse, layer 1 forward, ...
 """
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,12 +22,37 @@ PARALLEL_OPERATIONS = 10_000_000
 SLICE_ROWS = 4
 
 
+class Scheme(NamedTuple):
+    """How the layers of a stack are run, whatever their cell: what the options of every layer say."""
+
+    directions: tuple = (False,)  # of each, whether it walks time from the end
+    merge: str | None = "concat"
+    padding: str | float = "zero"
+    empty: str = "initial"
+
+
+class Noise(NamedTuple):
+    """The probabilities of what acts in training."""
+
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+
+
+QUIET = Noise()
+# What tells the masks of one (seed, call) apart, besides layer, direction and position.
+_BETWEEN_LAYERS, _INPUT, _RECURRENT, _WEIGHT, _ZONEOUT_H, _ZONEOUT_C = range(6)
+
+
 class Record:
     """What a forward leaves on a tape for :func:`backward`, besides the tape's own buffers."""
 
     __slots__ = (
-        "batched", "c", "call", "dropout", "gates", "h", "inputs", "layer", "lengths", "outputs", "recurrent", "rows",
-        "seed", "shape", "snapshot",
+        "batched", "call", "inner", "inputs", "layer", "masks", "noise", "outputs", "passes", "rows", "scheme", "seed",
+        "shape", "snapshot", "weights",
     )  # fmt: skip
 
 
@@ -55,119 +81,275 @@ def _run(function, steps, batch, directions):
         function(*arguments, 0, batch, None)
 
 
-def forward(weights, num_directions, x, y, states_0, lengths):
+def forward(weights, scheme, x, y, states_0, lengths, mask):
     """Inference: fill y, return the final states, new arrays. ``weights``: packed, one per layer and direction.
 
-    States are lists, [h] or [h, c], each (L*D, B, H); the initial ones may be None: zeros.
+    y (T, B, D*P), or (T, B, P) if directions are merged into one, or a pair of those if not at all. States are lists,
+    [h] or [h, c], each (L*D, B, P or H); the initial ones may be None: zeros. ``lengths`` (B,) and ``mask`` (T, B) say
+    which steps are valid; one of them, or both, is None.
     """
     steps, batch, _ = x.shape
     layers = len(weights)
-    hidden_size = weights[0].hidden_size
-    has_c = weights[0].has_c
-    dtype = y.dtype
-    states = np.zeros((2 + has_c, layers, batch, hidden_size), dtype)  # h in two slots that take turns, and c
+    num_directions = len(scheme.directions)
+    packed = weights[0]
+    dtype = packed.dtype
+    h = np.zeros((2, layers, batch, packed.state_size), dtype)  # two slots that take turns; of c one is enough,
+    c = None
+    if packed.has_c:  # unless zoneout needs what it was
+        c = np.zeros((2 if packed.zoneout else 1, layers, batch, packed.hidden_size), dtype)
     if states_0 is not None:
-        states[0] = states_0[0]
-        if has_c:
-            states[2] = states_0[1]
+        h[0] = states_0[0]
+        if c is not None:
+            c[0] = states_0[1]
     for first in range(0, layers, num_directions):
         last = first + num_directions
-        out = y if last == layers else np.empty((steps, batch, num_directions * hidden_size), dtype)
-        if lengths is not None:
-            out[...] = 0
+        out = y if last == layers else np.empty((steps, batch, weights[last].input_size), dtype)
+        parts = _parts(out, scheme, lengths, mask, weights[first].state_size)
         _run(sequence.forward, steps, batch, [
-            (weights[k], x, _half(out, k - first, num_directions), states[:2, k], states[2:, k] if has_c else None,
-             None, None, lengths, k > first)
+            (weights[k], sequence.Pass(x, parts[k - first], h[:, k], None if c is None else c[:, k], lengths, mask,
+                                       scheme.directions[k - first]))
             for k in range(first, last)
         ])  # fmt: skip
+        _merge(out, parts, scheme, lengths, mask, last == layers)
         x = out
-    return [states[steps % 2], states[2]] if has_c else [states[steps % 2]]
+    states_n = [h[steps % 2]] if c is None else [h[steps % 2], c[steps % len(c)]]
+    _empty_states(states_n, scheme, steps, lengths, mask)
+    return states_n
 
 
-def _half(array, direction, num_directions):
-    """The columns of one direction."""
-    if num_directions == 1:
-        return array
-    width = array.shape[2] // num_directions
-    return array[:, :, direction * width : (direction + 1) * width]
+def _parts(out, scheme, lengths, mask, width):
+    """Where each direction writes: the halves of ``out``, or arrays of their own. Zeros where a step is not valid."""
+    if scheme.merge == "concat":
+        parts = [out] if len(scheme.directions) == 1 else [out[:, :, :width], out[:, :, width:]]
+    elif scheme.merge is None:
+        parts = list(out)
+    else:
+        parts = [np.empty_like(out) for _ in scheme.directions]
+    if lengths is not None or mask is not None:
+        for part in parts:
+            part[...] = 0
+    return parts
 
 
-def forward_on_tape(weights, num_directions, x, y, states_0, lengths, tape, dropout):
+def _merge(out, parts, scheme, lengths, mask, outermost):
+    """Fill ``out`` from what the directions have written, in padding too if it is what the caller gets."""
+    if outermost and scheme.padding != "zero" and (lengths is not None or mask is not None):
+        valid = _valid(parts[0].shape[0], lengths, mask)
+        for part, reverse in zip(parts, scheme.directions, strict=True):
+            _pad(part, valid, scheme.padding, reverse)
+    if scheme.merge == "sum":
+        np.add(*parts, out=out)
+    elif scheme.merge == "average":
+        np.add(*parts, out=out)
+        out *= 0.5
+    elif scheme.merge == "mul":
+        np.multiply(*parts, out=out)
+
+
+def _merge_backward(dy, scheme, parts, width):
+    """dy of each direction, from that of what :func:`_merge` made."""
+    if scheme.merge == "concat":
+        return [dy] if len(scheme.directions) == 1 else [dy[:, :, :width], dy[:, :, width:]]
+    if scheme.merge is None:
+        return list(dy)
+    if scheme.merge == "mul":
+        return [dy * parts[1], dy * parts[0]]
+    return [dy, dy] if scheme.merge == "sum" else [dy * dy.dtype.type(0.5)] * 2
+
+
+def _valid(steps, lengths, mask):
+    """(T, B) of bool."""
+    return np.arange(steps)[:, None] < lengths if mask is None else mask.astype(bool)
+
+
+def _repeated(valid, reverse):
+    """(T, B): the last valid step up to each, in the order of processing; -1: none yet."""
+    times = np.arange(len(valid))[:, None]
+    if reverse:
+        found = np.minimum.accumulate(np.where(valid, times, len(valid))[::-1], axis=0)[::-1]
+        return np.where(found == len(valid), -1, found)
+    return np.maximum.accumulate(np.where(valid, times, -1), axis=0)
+
+
+def _pad(y, valid, padding, reverse):
+    """What steps that are not valid output."""
+    if padding != "repeat":
+        y[~valid] = padding
+        return
+    source = _repeated(valid, reverse)
+    t, row = np.nonzero(~valid & (source >= 0))
+    y[t, row] = y[source[t, row], row]
+
+
+def _pad_backward(dy, valid, reverse):
+    """dy of repeated outputs, added to that of the steps they repeat: a new array."""
+    source = _repeated(valid, reverse)
+    t, row = np.nonzero(~valid & (source >= 0))
+    total = np.where(valid[:, :, None], dy, dy.dtype.type(0))
+    np.add.at(total, (source[t, row], row), dy[t, row])
+    return total
+
+
+def _empty_states(states, scheme, steps, lengths, mask):
+    """Zeros in the final states, or in the gradients of those, of rows without a valid step, if that is asked for."""
+    if scheme.empty == "zero":
+        rows = slice(None) if steps == 0 else slice(0)
+        if steps and (lengths is not None or mask is not None):
+            rows = ~_valid(steps, lengths, mask).any(axis=0)
+        for state in states:
+            state[:, rows] = 0
+
+
+def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape):
     """As :func:`forward`, leaving on ``tape`` what :func:`backward` needs; returns the final states and the Record."""
     steps, batch, _ = x.shape
-    hidden_size = weights[0].hidden_size
-    dtype = y.dtype
+    num_directions = len(scheme.directions)
+    dtype = weights[0].dtype
+    has_c = weights[0].has_c
     record = Record()
     record.shape = (steps, batch)
-    record.lengths = lengths
+    record.scheme = scheme
+    record.noise = noise
     record.call = tape.calls
     record.seed = tape.seed
-    record.dropout = dropout
+    record.passes = []
     record.rows = []
-    record.gates = []
-    record.recurrent = []
-    record.h = []
-    record.c = []
-    has_c = weights[0].has_c
-    states_n = np.empty((1 + has_c, len(weights), batch, hidden_size), dtype)
+    record.inner = []
+    record.outputs = []
+    record.masks = []
+    record.weights = weights
+    if noise.weight_dropout:
+        record.weights = [_thinned(packed, record, k, num_directions) for k, packed in enumerate(weights)]
+    states_n = [np.empty((len(weights), batch, weights[0].state_size), dtype)]
+    if has_c:
+        states_n.append(np.empty((len(weights), batch, weights[0].hidden_size), dtype))
     for first in range(0, len(weights), num_directions):
         last = first + num_directions
         layer = first // num_directions
         out = y
         if last != len(weights):
-            out = tape.buffer(("y", layer % 2), (steps, batch, num_directions * hidden_size), dtype)
-        if lengths is not None:
-            out[...] = 0
+            out = tape.buffer(("y", layer % 2), (steps, batch, weights[last].input_size), dtype)
+        parts = _parts(out, scheme, lengths, mask, weights[first].state_size)
         arguments = []
         for k in range(first, last):
-            packed = weights[k]
-            reverse = k > first
-            before = steps if reverse else 0
-            width = packed.input_size
-            blocks = (steps, batch, packed.blocks, packed.gates, packed.lanes)
-            gates = tape.buffer(("gates", layer, reverse), blocks, dtype)
-            recurrent = tape.buffer(("recurrent", layer, reverse), blocks, dtype) if packed.apart else None
-            slots = tape.buffer(("rows", layer, reverse), (steps + 1, batch, width + 1 + hidden_size), dtype)
-            rows = slots[1:] if reverse else slots[:steps]
-            rows[:, :, :width] = x
-            rows[:, :, width] = 1
-            if lengths is not None:
-                _clear_padding(rows[:, :, :width], lengths)
-            h = slots[:, :, width + 1 :]
-            h[before] = 0 if states_0 is None else states_0[0][k]
-            c = None
+            packed = record.weights[k]
+            arrays, rows, inner, masks = _taped_pass(tape, record, packed, k, x, parts[k - first], lengths, mask)
+            before = steps if arrays.reverse else 0
+            arrays.h[before] = 0 if states_0 is None else states_0[0][k]
             if has_c:
-                c = tape.buffer(("c", layer, reverse), (steps + 1, batch, hidden_size), dtype)
-                c[before] = 0 if states_0 is None else states_0[1][k]
-            arguments.append((packed, x, _half(out, reverse, num_directions), h, c, gates, recurrent, lengths, reverse))
+                arrays.c[before] = 0 if states_0 is None else states_0[1][k]
+            arguments.append((packed, arrays))
+            record.passes.append(arrays)
             record.rows.append(rows)
-            record.gates.append(gates)
-            record.recurrent.append(recurrent)
-            record.h.append(h)
-            record.c.append(c)
+            record.inner.append(inner)
+            record.masks.append(masks)
         _run(sequence.forward, steps, batch, arguments)
         for k in range(first, last):
-            after = 0 if k > first else steps
-            states_n[0, k] = record.h[k][after]
+            arrays = record.passes[k]
+            after = 0 if arrays.reverse else steps
+            states_n[0][k] = arrays.h[after]
             if has_c:
-                states_n[1, k] = record.c[k][after]
-        if dropout and last != len(weights):
-            _drop(out, record.seed, record.call, layer, dropout)
+                states_n[1][k] = arrays.c[after]
+        _merge(out, parts, scheme, lengths, mask, last == len(weights))
+        record.outputs.append([part.copy() for part in parts] if scheme.merge == "mul" else None)
+        if noise.dropout and last != len(weights):
+            _drop(out, record, layer, noise.dropout)
         x = out
-    return list(states_n), record
+    _empty_states(states_n, scheme, steps, lengths, mask)
+    return states_n, record
 
 
-def _clear_padding(x, lengths):
-    """Zeros past each length: a product with a zero gradient must not meet a NaN."""
+def _taped_pass(tape, record, packed, k, x, y, lengths, mask):
+    """(Pass over the tape's buffers, rows x | 1 | h, rows 1 | inner, masks by what they are for), of number k of the
+    layers and directions."""
+    steps, batch = record.shape
+    noise = record.noise
+    layer, direction = divmod(k, len(record.scheme.directions))
+    reverse = record.scheme.directions[direction]
+    dtype = packed.dtype
+    width, state_size = packed.input_size, packed.state_size
+    key = (layer, direction)
+    blocks = (steps, batch, packed.blocks, packed.gates, packed.lanes)
+    gates = tape.buffer(("gates", *key), blocks, dtype)
+    slots = tape.buffer(("rows", *key), (steps + 1, batch, width + 1 + state_size), dtype)
+    rows = slots[1:] if reverse else slots[:steps]
+    rows[:, :, :width] = x
+    rows[:, :, width] = 1
+    if lengths is not None or mask is not None:
+        _clear_padding(rows[:, :, :width], lengths, mask)
+    h = slots[:, :, width + 1 :]
+    c = tape.buffer(("c", *key), (steps + 1, batch, packed.hidden_size), dtype) if packed.has_c else None
+    arrays = sequence.Pass(x, y, h, c, lengths, mask, reverse, gates)
+    if packed.apart:
+        arrays.recurrent = tape.buffer(("recurrent", *key), blocks, dtype)
+    inner = None
+    if packed.two_phases:
+        inner = tape.buffer(("inner", *key), (steps, batch, 1 + packed.hidden_size), dtype)
+        inner[:, :, 0] = 1
+        arrays.inner = inner[:, :, 1:]
+        arrays.second = tape.buffer(("second", *key), (steps, batch, packed.state_blocks, packed.lanes), dtype)
+    if packed.zoneout and packed.has_c:
+        arrays.c_fresh = tape.buffer(("c_fresh", *key), (steps, batch, packed.hidden_size), dtype)
+    masks = {}
+    if noise.input_dropout:
+        masks["x"] = _factors((1, batch, width), dtype, record, _INPUT, k, noise.input_dropout)
+        rows[:, :, :width] *= masks["x"]
+        arrays.x = rows[:, :, :width]
+    if noise.recurrent_dropout:
+        arrays.h_in = h
+        arrays.h = tape.buffer(("h", *key), (steps + 1, batch, state_size), dtype)
+        arrays.drop_h = _factors((1, batch, state_size), dtype, record, _RECURRENT, k, noise.recurrent_dropout)[0]
+    if noise.zoneout_h or noise.zoneout_c:
+        arrays.keep_h = _kept((steps, batch, state_size), dtype, record, _ZONEOUT_H, k, noise.zoneout_h)
+        if packed.has_c:
+            arrays.keep_c = _kept((steps, batch, packed.hidden_size), dtype, record, _ZONEOUT_C, k, noise.zoneout_c)
+    if noise.weight_dropout:
+        masks["weight_hh"] = _weight_factors(packed, record, k)
+    return arrays, rows, inner, masks
+
+
+def _clear_padding(x, lengths, mask):
+    """Zeros where a step is not valid: a product with a zero gradient must not meet a NaN."""
+    if mask is not None:
+        x[mask == 0] = 0
+        return
     for row, length in enumerate(lengths.tolist()):
         x[length:, row] = 0
 
 
-def _drop(array, seed, call, layer, p):
+def _drop(array, record, layer, p):
     """Multiply by the mask of (seed, call, layer), forwards and backwards alike."""
     from ._core import noise
 
-    noise.drop(array, seed, call, layer, p)
+    noise.drop(array, record.seed, record.call, layer, p)
+
+
+def _mask(shape, dtype, record, kind, k, p, chosen, others):
+    """An array that is ``chosen`` with probability p, by (seed, call, kind, layer, direction) and position."""
+    from ._core import noise
+
+    layer, direction = divmod(k, len(record.scheme.directions))
+    out = np.empty(shape, dtype)
+    noise.choose(out, record.seed, record.call, kind << 24 | direction << 20 | layer, p, chosen, others)
+    return out
+
+
+def _factors(shape, dtype, record, kind, k, p):
+    return _mask(shape, dtype, record, kind, k, p, 0.0, 1 / (1 - p))
+
+
+def _kept(shape, dtype, record, kind, k, p):
+    return _mask(shape, dtype, record, kind, k, p, 1.0, 0.0)
+
+
+def _weight_factors(packed, record, k):
+    shape = packed.arrays["weight_hh"].shape
+    return _factors((1, *shape), packed.dtype, record, _WEIGHT, k, record.noise.weight_dropout)[0]
+
+
+def _thinned(packed, record, k, num_directions):
+    """DropConnect (Wan et al. 2013; on W_hh: Merity, Keskar & Socher 2018): the packed weights without some of W_hh."""
+    return packed.replaced(weight_hh=packed.arrays["weight_hh"] * _weight_factors(packed, record, k))
 
 
 def load_blas():
@@ -180,67 +362,105 @@ def load_blas():
         from ._core import blas as _blas
 
 
-def backward(weights, num_directions, record, dy, dstates_n):
-    """(dx, dstates_0, [(dweight_ih, dweight_hh, dbias_ih, dbias_hh)] per layer and direction), all new arrays.
+def backward(record, dy, dstates_n):
+    """(dx, dstates_0, [{name without suffix: gradient}] per layer and direction), all new arrays.
 
-    dy (T, B, D*H) or None. The tape's gates become dgates. After :func:`load_blas`.
+    dy as y of :func:`forward`, or None. The tape's gates become dgates. After :func:`load_blas`.
     """
     steps, batch = record.shape
-    hidden_size = weights[0].hidden_size
+    weights, scheme, noise = record.weights, record.scheme, record.noise
+    num_directions = len(scheme.directions)
+    lengths, mask = record.passes[0].lengths, record.passes[0].mask
     dtype = weights[0].dtype
-    number_of_states = 1 + weights[0].has_c
-    dstates_0 = np.empty((number_of_states, len(weights), batch, hidden_size), dtype)
-    products = [None] * len(weights)
+    widths = [weights[0].state_size, weights[0].hidden_size][: 1 + weights[0].has_c]
+    dstates_0 = [np.empty((len(weights), batch, width), dtype) for width in widths]
+    if dstates_n is not None and scheme.empty == "zero":
+        dstates_n = [part.copy() for part in dstates_n]
+        _empty_states(dstates_n, scheme, steps, lengths, mask)
+    gradients = [None] * len(weights)
     for first in range(len(weights) - num_directions, -1, -num_directions):
         last = first + num_directions
-        if dy is None:
-            dy = np.broadcast_to(np.zeros((1, 1, num_directions * hidden_size), dtype),
-                                 (steps, batch, num_directions * hidden_size))  # fmt: skip
+        parts = _dy_parts(record, dy, first)
+        if scheme.padding == "repeat" and last == len(weights) and (lengths is not None or mask is not None):
+            valid = _valid(steps, lengths, mask)
+            parts = [_pad_backward(part, valid, scheme.directions[d]) for d, part in enumerate(parts)]
         arguments = []
-        dstates = []
         for k in range(first, last):
             packed = weights[k]
-            dstate = aligned_empty((number_of_states, batch, packed.blocks * packed.lanes), dtype, zero=True)
+            dstate = [
+                aligned_empty((batch, blocks * packed.lanes), dtype, zero=True)
+                for blocks in (packed.state_blocks, packed.blocks)
+            ]
             if dstates_n is not None:
-                for part, given in zip(dstate, dstates_n, strict=True):
-                    part[:, :hidden_size] = given[k]
-            dstates.append(dstate)
-            arguments.append(
-                (packed, record.gates[k], record.recurrent[k], record.h[k], record.c[k],
-                 _half(dy, k > first, num_directions), dstate[0], dstate[-1], record.lengths, k > first)
-            )  # fmt: skip
+                for part, given in zip(dstate, dstates_n, strict=False):
+                    part[:, : given.shape[2]] = given[k]
+            dextras = None
+            if packed.extra_rows:
+                dextras = aligned_empty((batch, packed.extra_rows, packed.blocks * packed.lanes), dtype, zero=True)
+            arguments.append((packed, record.passes[k], parts[k - first], *dstate, dextras))
         _run(sequence.backward, steps, batch, arguments)
 
         dx = np.empty((steps, batch, weights[first].input_size), dtype)  # dx = dgates W_ih
-        for k in range(first, last):
-            dstates_0[:, k] = dstates[k - first][:, :, :hidden_size]
-            products[k] = _parameter_gradients(weights[k], record.rows[k], record.gates[k], record.recurrent[k])
-            _run(sequence.input_gradient, steps, batch, [(weights[k], record.gates[k], dx, k > first)])
-        if record.dropout and first:
-            _drop(dx, record.seed, record.call, first // num_directions - 1, record.dropout)
+        for k, (packed, arrays, _, *dstate, dextras) in zip(range(first, last), arguments, strict=True):
+            for part, found in zip(dstates_0, dstate, strict=False):
+                part[k] = found[:, : part.shape[2]]
+            gradients[k] = _parameter_gradients(packed, record.rows[k], record.inner[k], arrays, dextras)
+            if noise.weight_dropout:
+                gradients[k]["weight_hh"] *= record.masks[k]["weight_hh"]
+            if noise.input_dropout:
+                part = np.empty_like(dx)
+                _run(sequence.input_gradient, steps, batch, [(packed, arrays.gates, part, False)])
+                part *= record.masks[k]["x"]
+                dx = dx + part if k > first else part
+            else:
+                _run(sequence.input_gradient, steps, batch, [(packed, arrays.gates, dx, k > first)])
+        if noise.dropout and first:
+            _drop(dx, record, first // num_directions - 1, noise.dropout)
         dy = dx
-    return dy, list(dstates_0), products
+    return dy, dstates_0, gradients
 
 
-def _parameter_gradients(packed, rows, dgates, recurrent):
-    """(dweight_ih, dweight_hh, dbias_ih, dbias_hh) of rows x | 1 | h_prev and the dgates that these get.
+def _dy_parts(record, dy, first):
+    """dy of each direction of the layer that begins with number ``first``; zeros if dy is None."""
+    scheme, weights = record.scheme, record.weights
+    width = weights[first].state_size
+    if dy is None:
+        zeros = np.broadcast_to(np.zeros((1, 1, width), weights[0].dtype), (*record.shape, width))
+        return [zeros] * len(scheme.directions)
+    return _merge_backward(dy, scheme, record.outputs[first // len(scheme.directions)], width)
+
+
+def _parameter_gradients(packed, rows, inner, arrays, dextras):
+    """{name: gradient} from rows x | 1 | h_prev and the dgates that these get.
 
     One product, dgates^T (x | 1 | h_prev); or, if h_prev gets others than x, two: dgates^T (x | 1) and
-    recurrent^T (1 | h_prev).
+    recurrent^T (1 | h_prev). A second phase has one of its own, second^T (1 | inner).
     """
     width, columns = packed.input_size, rows.shape[2]
     rows = rows.reshape(-1, columns)
     if packed.apart:
-        of_x = _product(dgates, rows[:, : width + 1])
-        of_h = _product(recurrent, rows[:, width:])
+        of_x = _product(arrays.gates, rows[:, : width + 1])
+        of_h = _product(arrays.recurrent, rows[:, width:])
         dbias_hh = packed.deinterleave(of_h, 0, 1).reshape(-1)
     else:
-        of_x = _product(dgates, rows)
+        of_x = _product(arrays.gates, rows)
         of_h = of_x[:, width:]
-    dweight_ih = packed.deinterleave(of_x, 0, width)
-    dweight_hh = packed.deinterleave(of_h, 1, columns - width)
     dbias_ih = packed.deinterleave(of_x, width, width + 1).reshape(-1)
-    return dweight_ih, dweight_hh, dbias_ih, dbias_hh if packed.apart else dbias_ih.copy()
+    gradients = {
+        "weight_ih": packed.deinterleave(of_x, 0, width),
+        "weight_hh": packed.deinterleave(of_h, 1, columns - width),
+        "bias_ih": dbias_ih,
+        "bias_hh": dbias_hh if packed.apart else dbias_ih.copy(),
+    }
+    if packed.two_phases:
+        of_inner = _product(arrays.second, inner.reshape(-1, 1 + packed.hidden_size))[: packed.state_size]
+        packed.place_second(gradients, of_inner[:, 1:], of_inner[:, 0])
+    if dextras is not None:
+        gradients |= packed.extra_gradients(dextras)
+        if "shift" in gradients:  # the bias after a normalisation
+            gradients["bias_ih"] = gradients.pop("shift")
+            gradients["bias_hh"] = gradients["bias_ih"].copy()
+    return gradients
 
 
 def _product(dgates, rows):

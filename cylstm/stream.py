@@ -60,12 +60,12 @@ class Stream(Stepper):
         x = validation.rows_contiguous("x", x)
         if single:
             x = x[:, None]
-        validation.memory("this pass", 2 * x.shape[0] * rows * layer.hidden_size * layer.dtype.itemsize)
-        y = np.empty((x.shape[0], rows, layer.hidden_size), layer.dtype)
+        validation.memory("this pass", 2 * x.shape[0] * rows * self.output_size * layer.dtype.itemsize)
+        y = np.empty((x.shape[0], rows, self.output_size), layer.dtype)
         self._enter()
         try:
             weights = layer._packed(layer._store.snapshot)
-            self._set(stack.forward(weights, 1, x, y, self._get(), None))
+            self._set(stack.forward(weights, layer._scheme, x, y, self._get(), None, None))
         finally:
             self._leave()
         return y[:, 0] if single else y
@@ -98,8 +98,10 @@ class Stream(Stepper):
         """
         layer = self.layer
         rows = 1 if self.batch_size is None else self.batch_size
-        expected = (layer.num_layers, rows, layer.hidden_size)
-        states = validation.states("state", state, layer._states, layer.dtype, expected, self.batch_size is not None)
+        states = validation.states(
+            "state", state, layer._states, layer.dtype, (layer.num_layers, rows), layer._widths,
+            self.batch_size is not None,
+        )  # fmt: skip
         self._enter()
         try:
             self._set(states)

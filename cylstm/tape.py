@@ -1,14 +1,22 @@
 """Tape and Gradients: what forward leaves for backward, and what backward returns.
 
-The buffers of a tape, in this one place (T steps, B rows, H hidden units, D directions; blocks * lanes >= H):
+The buffers of a tape, in this one place (T steps, B rows, H hidden units, P features of h; blocks * lanes >= H):
 
-    ("rows", layer, direction)       (T + 1, B, I + 1 + H)          x_t | 1 | h before it: one product for all
+    ("rows", layer, direction)       (T + 1, B, I + 1 + P)          x_t | 1 | h before it: one product for all
     ("gates", layer, direction)      (T, B, blocks, gates, lanes)   activations; backward turns them into dgates
-    ("recurrent", layer, direction)  (T, B, blocks, gates, lanes)   GRU: what h adds to them; then its dgates
+    ("recurrent", layer, direction)  (T, B, blocks, gates, lanes)   apart from gates: what h adds to them; its dgates
     ("c", layer, direction)          (T + 1, B, H)                  LSTM: slot t is before step t; in reverse after it
-    ("y", layer % 2)                 (T, B, D*H)                    output of a layer but the last, for the next one
+    ("y", layer % 2)                 (T, B, next I)                 output of a layer but the last, for the next one
 
-The h of ``rows`` has slots as c has; x_t stands beside the h that step t begins with, in slot t, in reverse t + 1.
+and of cells with options
+
+    ("inner", layer, direction)      (T, B, 1 + H)                  1 | what a first phase leaves for the second
+    ("second", layer, direction)     (T, B, blocks of P, lanes)     the second phase's sums; then the gradient of these
+    ("h", layer, direction)          (T + 1, B, P)                  recurrent dropout: h; rows have the h it has left
+    ("c_fresh", layer, direction)    (T, B, H)                      zoneout: c as the step made it
+
+The h of ``rows`` has slots as c has; x_t stands beside the h that step t begins with, in slot t, in reverse t + 1. Of a
+cell with options gates stay the sums that the products made, and backward makes the activations again.
 
 Knows the buffers; knows no layer and does no arithmetic but the sum and the multiple of Gradients.
 """

@@ -130,38 +130,114 @@ def sequence(x, dtype, input_size, batch_first):
     )
 
 
-def states(name, value, letters, dtype, expected, batched):
-    """[h] or [h, c], as ``letters`` has it, each of shape ``expected`` (L*D, B, H); given without B if not ``batched``.
+def states(name, value, letters, dtype, outer, widths, batched):
+    """[h] or [h, c], as ``letters`` has it, each (L*D, B, its width); given without B if not ``batched``.
 
-    None stays None. h alone comes as an array, (h, c) as a tuple.
+    ``outer`` is (L*D, B), ``widths`` (name, size) of each. None stays None. h alone comes as an array, (h, c) as a
+    tuple.
     """
     if value is None:
         return None
     if len(letters) == 1:
         if isinstance(value, (tuple, list)):
             raise TypeError(f"{name} is a {type(value).__name__}, expected one array: this cell has no c")
-        return [_state(name, value, dtype, expected, batched)]
+        return [_state(name, value, dtype, outer, widths[0], batched)]
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a tuple of two arrays (h, c)")
     if len(value) != 2:
         raise ValueError(f"{name} is a {type(value).__name__} of {len(value)}, expected a tuple of two arrays (h, c)")
     return [
-        _state(f"{name} {letter}", part, dtype, expected, batched)
-        for letter, part in zip(letters, value, strict=True)
+        _state(f"{name} {letter}", part, dtype, outer, width, batched)
+        for letter, part, width in zip(letters, value, widths, strict=True)
     ]
 
 
-def _state(name, value, dtype, expected, batched):
-    layers, batch, hidden = expected
-    outer = expected if batched else (layers, hidden)
+def _state(name, value, dtype, outer, width, batched):
+    layers, batch = outer
+    words, size_ = width
+    expected = (layers, batch, size_) if batched else (layers, size_)
     words = (
-        f"(num_layers * num_directions={layers}, batch={batch}, hidden_size={hidden})"
+        f"(num_layers * num_directions={layers}, batch={batch}, {words}={size_})"
         if batched
-        else f"(num_layers * num_directions={layers}, hidden_size={hidden}), as x is unbatched"
+        else f"(num_layers * num_directions={layers}, {words}={size_}), as x is unbatched"
     )
     value = array(name, value, dtype)
-    shape(name, value, outer, words)
-    return rows_contiguous(name, value).reshape(expected)
+    shape(name, value, expected, words)
+    return rows_contiguous(name, value).reshape(layers, batch, size_)
+
+
+def mask_array(mask, lengths, batch, steps, batched):
+    """(T, B) of uint8, contiguous: where ``mask`` (B, T) is True and, if there are ``lengths``, t is below them."""
+    if isinstance(mask, np.ma.MaskedArray) or not isinstance(mask, np.ndarray):
+        raise TypeError(f"mask is a {type(mask).__name__}, expected a bool ndarray: use np.asarray(mask, dtype=bool)")
+    if mask.dtype != np.bool_:
+        raise TypeError(f"mask is of dtype {mask.dtype}, expected bool: use mask.astype(bool)")
+    if batched:
+        shape("mask", mask, (batch, steps), f"(batch={batch}, seq_len={steps})")
+    else:
+        shape("mask", mask, (steps,), f"(seq_len={steps},), as x is unbatched")
+    valid = mask.reshape(batch, steps).T
+    if lengths is not None:
+        valid = valid & (np.arange(steps)[:, None] < lengths)
+    return np.array(valid, np.uint8, order="C")  # a copy: backward needs it, and the caller may change theirs
+
+
+def choice(name, value, allowed):
+    """One of the strings or None in ``allowed``."""
+    if not (value is None or isinstance(value, str)) or value not in allowed:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
+    return value
+
+
+def activation(name, value):
+    """(name,), (name, alpha) or (name, alpha, beta): every number that this activation has, defaults filled in."""
+    from ._core.cells import ACTIVATIONS
+
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, (tuple, list)) or not given or not isinstance(given[0], str):
+        raise TypeError(f"{name} is {value!r}, expected a name, (name, alpha) or (name, alpha, beta)")
+    if given[0] not in ACTIVATIONS:
+        raise ValueError(f"{name} is {given[0]!r}, expected one of {', '.join(ACTIVATIONS)}")
+    defaults = ACTIVATIONS[given[0]][1:]
+    if len(given) - 1 > len(defaults):
+        has = f"has {'alpha alone' if defaults else 'no alpha or beta'}"
+        raise ValueError(f"{name} is {value!r}, but {given[0]} {has}")
+    limit = sys.float_info.max
+    numbers = [number(f"{letter} of {name}", x, -limit, limit)
+               for letter, x in zip(("alpha", "beta"), given[1:], strict=False)]  # fmt: skip
+    return (given[0], *numbers, *defaults[len(numbers):])
+
+
+def activations(value, roles):
+    """An activation for each of ``roles``."""
+    if not isinstance(value, (tuple, list)) or len(value) != len(roles):
+        raise ValueError(f"activations is {value!r}, expected {len(roles)} of them: ({', '.join(roles)})")
+    return tuple(activation(f"activations' {role}", part) for role, part in zip(roles, value, strict=True))
+
+
+def clip(value, places):
+    """{place: limit} from None or a dict of some of ``places``."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise TypeError(f"clip is {value!r}, expected a dict such as {{{places[0]!r}: 3.0}}")
+    for place in value:
+        if place not in places:
+            raise ValueError(f"clip has {place!r}, expected some of {', '.join(map(repr, places))}")
+    limits = {place: number(f"clip[{place!r}]", limit, 0.0, sys.float_info.max) for place, limit in value.items()}
+    for place, limit in limits.items():
+        if limit == 0:
+            raise ValueError(f"clip[{place!r}] is 0, expected a number above 0")
+    return limits
+
+
+def padding(value):
+    """"zero", "repeat" or a float."""
+    if isinstance(value, str):
+        return choice("padding", value, ("zero", "repeat"))
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"padding is {value!r}, expected 'zero', 'repeat' or a number")
+    return float(value)
 
 
 def lengths_array(lengths, batch, steps, batched):
@@ -233,6 +309,8 @@ def streamable(layer, batch_size):
         raise TypeError(f"layer is a {type(layer).__name__}, expected a recurrent layer such as cylstm.LSTM")
     if layer.bidirectional:
         raise ValueError("a bidirectional layer can not stream: its reverse direction begins at the last step")
+    if layer.reverse:
+        raise ValueError("a layer with reverse=True can not stream: it begins at the last step")
     rows = 1 if batch_size is None else size("batch_size", batch_size, 0)
     bytes_of_row = 4 * layer.hidden_size * layer.dtype.itemsize + 128  # the state twice, and pointers to it
     memory("this stream", rows * layer.num_layers * bytes_of_row)

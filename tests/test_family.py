@@ -294,8 +294,8 @@ def test_repr_is_the_call():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: cylstm.RNN(3, 5, nonlinearity="sigmoid"), ValueError, "nonlinearity is 'sigmoid', expected 'tanh'"),
-        (lambda: cylstm.RNN(3, 5, nonlinearity=None), ValueError, "nonlinearity is None, expected 'tanh' or 'relu'"),
+        (lambda: cylstm.RNN(3, 5, nonlinearity="tan"), ValueError, "nonlinearity is 'tan', expected one of sigm"),
+        (lambda: cylstm.RNN(3, 5, nonlinearity=None), TypeError, "nonlinearity is None, expected a name"),
         (lambda: cylstm.GRU(3, 5, bias="single"), ValueError, "bias is 'single', but with reset_after"),
         (lambda: cylstm.GRU(3, 5, reset_after=1), TypeError, "reset_after is 1, expected True or False"),
         (lambda: cylstm.GRU(3, 5, proj_size=2), TypeError, "proj_size"),

@@ -4,6 +4,7 @@
 cdef extern from "table.h" nogil:
     ctypedef void real
     const char *KERNEL_TABLE_NAME
+    const int VARIANT_SCRATCH
     ctypedef struct tile_operand:
         Py_ssize_t depth
         const void *const *x
@@ -17,6 +18,33 @@ cdef extern from "table.h" nogil:
         void *const *out
         Py_ssize_t out_offset
         const char *next
+    const int SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN
+    const int SOFTPLUS, LINEAR, SWISH, GELU
+    const int UNCOUPLED, FORGET_IS_REST, INPUT_IS_REST
+    const int NOT_NORMALISED, NORMALISED_JOINTLY, NORMALISED_PER_GATE
+    ctypedef struct activation:
+        int kind
+        double alpha
+        double beta
+    ctypedef struct cell_options:
+        activation gate
+        activation candidate
+        activation output
+        activation projection
+        double clip_gates
+        double clip_cell
+        double clip_projection
+        int coupling
+        int normalisation
+        double epsilon
+        const void *extras
+        Py_ssize_t width
+        Py_ssize_t peephole
+        Py_ssize_t gain
+        Py_ssize_t gain_h
+        Py_ssize_t shift
+        Py_ssize_t gain_c
+        Py_ssize_t shift_c
     ctypedef struct forward_rows:
         void *const *gates
         void *const *recurrent
@@ -25,6 +53,9 @@ cdef extern from "table.h" nogil:
         void *const *c
         void *const *h
         void *const *y
+        void *const *second
+        const cell_options *options
+        void *scratch
         Py_ssize_t first
         Py_ssize_t count
         Py_ssize_t gates_offset
@@ -45,6 +76,11 @@ cdef extern from "table.h" nogil:
         Py_ssize_t gates_offset
         Py_ssize_t unit_offset
         Py_ssize_t units
+        void *const *second
+        void *const *dh_prev
+        void *const *dextras
+        const cell_options *options
+        void *scratch
     ctypedef void forward_function(const forward_rows *) noexcept nogil
     ctypedef void backward_function(const backward_rows *) noexcept nogil
     ctypedef void activation_function(Py_ssize_t, void *) noexcept nogil
@@ -64,6 +100,22 @@ cdef extern from "table.h" nogil:
         backward_function *gru_backward
         backward_function *rnn_tanh_backward
         backward_function *rnn_relu_backward
+        forward_function *lstm_variant_forward
+        forward_function *gru_variant_forward
+        forward_function *rnn_variant_forward
+        forward_function *gru_before_forward
+        forward_function *gru_before_second_forward
+        forward_function *projection_forward
+        backward_function *lstm_variant_backward
+        backward_function *gru_variant_backward
+        backward_function *rnn_variant_backward
+        backward_function *gru_before_backward
+        backward_function *gru_before_second_backward
+        backward_function *projection_backward
+        void (*blend)(Py_ssize_t, const void *, const void *, const void *, void *, void *) noexcept nogil
+        void (*unblend)(Py_ssize_t, const void *, const void *, void *, void *) noexcept nogil
+        void (*scale)(Py_ssize_t, const void *, const void *, void *) noexcept nogil
+        void (*add)(Py_ssize_t, const void *, void *) noexcept nogil
         activation_function *relu
         activation_function *sigmoid
         activation_function *tanh

@@ -46,9 +46,11 @@ def random_words(counter, uint64_t key):
     return [words[0], words[1], words[2], words[3]]
 
 
-cdef void drop_all(floating[:, :, ::1] array, uint64_t key, uint32_t layer, double p) noexcept nogil:
-    cdef uint64_t threshold = <uint64_t>(p * 4294967296.0)  # 2^32: dropped below
-    cdef floating scale = <floating>(1 / (1 - p)) if p < 1 else <floating>0
+cdef void choose_all(
+    floating[:, :, :] array, uint64_t key, uint32_t stream, double p, bint factors, floating chosen, floating others
+) noexcept nogil:
+    """Each element becomes ``chosen`` with probability p; the others ``others``, or that times more as ``factors``."""
+    cdef uint64_t threshold = <uint64_t>(p * 4294967296.0)  # 2^32: chosen below
     cdef uint32_t[4] words
     cdef Py_ssize_t t, row, unit
     for t in range(array.shape[0]):
@@ -58,21 +60,31 @@ cdef void drop_all(floating[:, :, ::1] array, uint64_t key, uint32_t layer, doub
                     words[0] = <uint32_t>(unit // 4)
                     words[1] = <uint32_t>row
                     words[2] = <uint32_t>t
-                    words[3] = layer
+                    words[3] = stream
                     philox(words, key)
-                array[t, row, unit] = array[t, row, unit] * scale if words[unit % 4] >= threshold else <floating>0
+                if words[unit % 4] < threshold:
+                    array[t, row, unit] = chosen
+                else:
+                    array[t, row, unit] = array[t, row, unit] * others if factors else others
 
 
-def drop(array, uint64_t seed, uint64_t call, uint32_t layer, double p):
-    """Multiply ``array`` (T, B, units), C-contiguous, by a mask of 0 (with probability p) and 1 / (1 - p), in place."""
+def choose(
+    array, uint64_t seed, uint64_t call, uint32_t stream, double p, double chosen, double others, bint factors=False
+):
+    """Fill ``array`` (T, B, units): ``chosen`` with probability p, ``others`` elsewhere; or multiply by those."""
     cdef uint64_t key = mix(seed ^ mix(call))
-    cdef float[:, :, ::1] single
-    cdef double[:, :, ::1] double_
+    cdef float[:, :, :] single
+    cdef double[:, :, :] double_
     if array.dtype.itemsize == 4:
         single = array
         with nogil:
-            drop_all(single, key, layer, p)
+            choose_all(single, key, stream, p, factors, <float>chosen, <float>others)
     else:
         double_ = array
         with nogil:
-            drop_all(double_, key, layer, p)
+            choose_all(double_, key, stream, p, factors, chosen, others)
+
+
+def drop(array, uint64_t seed, uint64_t call, uint32_t layer, double p):
+    """Multiply ``array`` (T, B, units) by a mask of 0 (with probability p) and 1 / (1 - p), in place."""
+    choose(array, seed, call, layer, p, 0.0, 1 / (1 - p) if p < 1 else 0.0, True)

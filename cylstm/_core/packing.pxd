@@ -1,7 +1,7 @@
 # The packed form of weights, and products with it.
 
 from cylstm._core.cells cimport cell
-from cylstm._core.kernels cimport kernel_table
+from cylstm._core.kernels cimport cell_options, kernel_table
 
 
 cdef struct matrix:
@@ -38,28 +38,44 @@ cdef void multiply(
 cdef class Weights:
     cdef const kernel_table *kernels
     cdef cell cell
+    cdef cell_options options
     cdef readonly Py_ssize_t input_size
     cdef readonly Py_ssize_t hidden_size
+    cdef readonly Py_ssize_t state_size   # of h: hidden_size, or that of a projection
     cdef readonly Py_ssize_t gates
     cdef readonly Py_ssize_t blocks
+    cdef readonly Py_ssize_t state_blocks
     cdef readonly Py_ssize_t lanes
     cdef readonly Py_ssize_t operations   # multiply-adds of one row in one step
+    cdef readonly Py_ssize_t extra_rows   # parameters of one value per unit, in rows of blocks * lanes
     cdef readonly bint has_c
     cdef readonly bint apart              # what h adds to the pre-activations has a buffer of its own
+    cdef readonly bint two_phases
+    cdef readonly bint zoneout
     cdef readonly object dtype
+    cdef readonly dict arrays             # the parameters, by their names without suffix
     cdef matrix x                 # weight_ih: input_size deep
-    cdef matrix h                 # weight_hh: hidden_size deep
+    cdef matrix h                 # weight_hh: state_size deep
+    cdef matrix second            # of a second phase: hidden_size deep
     cdef matrix h_transposed      # weight_hh the other way round, for backward: blocks * gates * lanes deep
     cdef matrix x_transposed      # weight_ih likewise
-    cdef bint has_backward        # those two are there
+    cdef matrix second_transposed
+    cdef bint has_backward        # those are there
     cdef char *bias               # (blocks, gates, lanes)  what sums of x W_ih begin with
     cdef char *bias_h             # likewise, of h W_hh where they begin anew
+    cdef char *bias_second        # (state_blocks, lanes)   likewise, of a second phase
+    cdef char *keep_h             # (state_blocks, lanes)   of zoneout, what is kept of h in inference
+    cdef char *keep_c             # (blocks, lanes)         of c
     cdef list memory              # what owns the pointers above
-    cdef object weight_ih
-    cdef object weight_hh
+    cdef dict extras              # name: (first row, number of rows)
+    cdef str name
+    cdef dict given_options
+    cdef object weight_hh         # of the first phase
+    cdef object weight_second
     cdef int prepare_backward(self) except -1
-    cdef matrix _transposed(self, array, list memory)
-    cdef char *_packed_bias(self, bias) except NULL
+    cdef matrix _transposed(self, array, Py_ssize_t gates, Py_ssize_t units, list memory)
+    cdef char *_packed_bias(self, bias, Py_ssize_t gates, Py_ssize_t units) except NULL
+    cdef _pack_extras(self, dict options, bias)
 
 
 cdef class PackedDense:

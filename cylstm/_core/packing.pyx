@@ -7,7 +7,7 @@ import numpy as np
 cimport numpy as cnp
 from libc.string cimport memcpy
 
-from cylstm._core.cells cimport apart, cell_of
+from cylstm._core.cells cimport apart, cell_of, options_of
 from cylstm._core.dispatch cimport table_of
 from cylstm._core.kernels cimport kernel_table, tile_product
 
@@ -18,7 +18,7 @@ cdef enum:
     # Weights up to this size stay in L1, where two panels side by side (8 independent chains of additions
     # for one row instead of 4) took 0.7 of the time; from L2 both ran at the same speed (Cascade Lake).
     PAIRED_BYTES = 32768
-    # Weights up to this size stay in L2: fetching what is there already cost tiles 5 to 15 % (Cascade Lake, 1 MB of L2).
+    # Weights up to this size stay in L2: fetching what is there already cost batches 3 to 5 % (Cascade Lake, 1 MB).
     NEAR_BYTES = 524288
     STRETCH_BYTES = 65536      # of weights, used by all rows before the next: L2 holds several
     LINE_BYTES = 64
@@ -206,70 +206,161 @@ cdef pack_rows(const kernel_table *kernels, const matrix *to, array, Py_ssize_t 
 cdef class Weights:
     """The packed parameters of one layer in one direction.
 
-    weight_ih (G*H, I), weight_hh (G*H, H), bias_ih, bias_hh (G*H,): C-contiguous, of one dtype. The two biases of one
-    sum are added, and rounded, here.
+    ``parameters``: by their names without suffix, C-contiguous, of one dtype: weight_ih (G*H, I), weight_hh (G*H, P)
+    and what the cell has besides: bias_ih, bias_hh (G*H,); a projection, weight_hr, or weight_ho with bias_ho (P,), both
+    (P, H); weight_peephole and those of a layer normalisation. The two biases of one sum are added, and rounded, here.
+    ``options``: those of the cell, without what says nothing new.
     """
 
-    def __init__(self, str name, weight_ih, weight_hh, bias_ih, bias_hh):
+    def __init__(self, str name, dict parameters, dict options):
+        weight_ih = parameters["weight_ih"]
+        weight_hh = parameters["weight_hh"]
         cdef const kernel_table *kernels = table_of(weight_ih.dtype)
         self.kernels = kernels
-        self.cell = cell_of(kernels, name)
+        self.cell = cell_of(kernels, name, options)
+        self.options = options_of(options)
         self.has_c = self.cell.has_c
         self.apart = apart(&self.cell)
+        self.two_phases = self.cell.second_forward != NULL
         self.dtype = weight_ih.dtype
+        self.arrays = parameters
+        self.name = name
+        self.given_options = options
         cdef Py_ssize_t gates = self.cell.gates
         self.input_size = weight_ih.shape[1]
-        self.hidden_size = weight_hh.shape[0] // gates
+        self.hidden_size = weight_ih.shape[0] // gates
+        self.state_size = weight_hh.shape[1]
         self.gates = gates
         self.lanes = kernels.lanes
         self.blocks = (self.hidden_size + kernels.lanes - 1) // kernels.lanes
+        self.state_blocks = (self.state_size + kernels.lanes - 1) // kernels.lanes
         self.memory = []
-        self.weight_ih = weight_ih
+        self.weight_second = None
+        if name == "gru_before":  # n's part of weight_hh multiplies r h_prev, in the second phase
+            self.weight_second = weight_hh[2 * self.hidden_size:]
+            weight_hh = weight_hh.copy()
+            weight_hh[2 * self.hidden_size:] = 0
+        elif "projection" in options:
+            self.weight_second = parameters["weight_hr"] if "weight_hr" in parameters else parameters["weight_ho"]
         self.weight_hh = weight_hh
         cdef Py_ssize_t vectors = self.blocks * gates
-        cdef Py_ssize_t depth = self.input_size + weight_hh.shape[1]
+        cdef Py_ssize_t depth = self.input_size + self.state_size
         self.operations = vectors * kernels.lanes * depth
         cdef Py_ssize_t size = depth * vectors * kernels.lanes * kernels.itemsize
         cdef Py_ssize_t panel = gates if gates > 1 else 4   # whole blocks, enough of them for a tile
         self.x = new_matrix(kernels, self.input_size, vectors, panel, size, self.memory)
-        self.h = new_matrix(kernels, weight_hh.shape[1], vectors, panel, size, self.memory)
+        self.h = new_matrix(kernels, self.state_size, vectors, panel, size, self.memory)
         pack_rows(kernels, &self.x, weight_ih, gates, self.hidden_size)
         pack_rows(kernels, &self.h, weight_hh, gates, self.hidden_size)
+        none = np.zeros(gates * self.hidden_size, self.dtype)
+        bias_ih = parameters.get("bias_ih", none)
+        bias_hh = parameters.get("bias_hh", none)
         bias = bias_ih + bias_hh
+        if len(options) > 0:
+            self._pack_extras(options, bias)
+        if options.get("layer_norm") is not None:  # the bias comes after it
+            bias = bias_ih = bias_hh = none
         if self.apart:
             carried = self.cell.carried * self.hidden_size
             bias[carried:] = bias_ih[carried:]
-            self.bias_h = self._packed_bias(bias_hh)
-        self.bias = self._packed_bias(bias)
+            self.bias_h = self._packed_bias(bias_hh, gates, self.hidden_size)
+        self.bias = self._packed_bias(bias, gates, self.hidden_size)
+        if self.two_phases:
+            size = self.hidden_size * self.state_blocks * kernels.lanes * kernels.itemsize
+            self.second = new_matrix(kernels, self.hidden_size, self.state_blocks, 4, size, self.memory)
+            pack_rows(kernels, &self.second, self.weight_second, 1, self.state_size)
+            self.operations += self.hidden_size * self.state_blocks * kernels.lanes
+            bias = parameters.get("bias_ho", np.zeros(self.state_size, self.dtype))
+            self.bias_second = self._packed_bias(bias, 1, self.state_size)
 
-    cdef char *_packed_bias(self, bias) except NULL:
-        cdef Py_ssize_t vectors = self.blocks * self.gates
+    cdef char *_packed_bias(self, bias, Py_ssize_t gates, Py_ssize_t units) except NULL:
+        cdef Py_ssize_t vectors = (units + self.lanes - 1) // self.lanes * gates
         cdef matrix row = new_matrix(self.kernels, 1, vectors, vectors, 0, self.memory)
-        pack_rows(self.kernels, &row, bias, self.gates, self.hidden_size)
+        pack_rows(self.kernels, &row, bias, gates, units)
         return row.data
+
+    cdef _pack_extras(self, dict options, bias):
+        """The parameters of one value per unit, and what else the options bring."""
+        cdef Py_ssize_t row = 0
+        self.extras = {}
+        rows = []
+        shift = {"shift": bias} if options.get("layer_norm") is not None else {}
+        prefixes = ("weight_peephole", "weight_ln", "bias_ln")
+        given = {name: value for name, value in self.arrays.items() if name.startswith(prefixes)}
+        for name, values in (given | shift).items():
+            values = values.reshape(-1, self.hidden_size)
+            self.extras[name] = (row, len(values))
+            rows.append(values)
+            row += len(values)
+        self.extra_rows = row
+        self.options.width = self.blocks * self.lanes
+        if row > 0:
+            packed = aligned_empty((row, self.options.width), self.dtype, zero=True)
+            np.concatenate(rows, out=packed[:, :self.hidden_size])
+            self.memory.append(packed)
+            self.options.extras = cnp.PyArray_DATA(packed)
+        none = (-1, 0)
+        self.options.peephole = self.extras.get("weight_peephole", none)[0]
+        self.options.gain = self.extras.get("weight_ln_ih", self.extras.get("weight_ln", none))[0]
+        self.options.gain_h = self.extras.get("weight_ln_hh", none)[0]
+        self.options.gain_c = self.extras.get("weight_ln_c", none)[0]
+        self.options.shift_c = self.extras.get("bias_ln_c", none)[0]
+        self.options.shift = self.extras.get("shift", none)[0]
+        keep = options.get("zoneout_h", 0.0), options.get("zoneout_c", 0.0)
+        self.zoneout = keep != (0.0, 0.0)
+        if self.zoneout:
+            self.keep_h = self._packed_bias(np.full(self.state_size, keep[0], self.dtype), 1, self.state_size)
+            self.keep_c = self._packed_bias(np.full(self.hidden_size, keep[1], self.dtype), 1, self.hidden_size)
+
+    def replaced(self, **arrays):
+        """The same cell with other values of some parameters."""
+        return Weights(self.name, self.arrays | arrays, self.given_options)
+
+    def place_second(self, dict gradients, dweight, dbias):
+        """Add what a second phase's product says to ``gradients``; ``dweight`` (P, H)."""
+        if self.name == "gru_before":
+            gradients["weight_hh"][2 * self.hidden_size:] = dweight
+        elif "weight_hr" in self.arrays:
+            gradients["weight_hr"] = np.ascontiguousarray(dweight)
+        else:
+            gradients["weight_ho"] = np.ascontiguousarray(dweight)
+            gradients["bias_ho"] = dbias.copy()
+
+    def extra_gradients(self, dextras):
+        """{name: gradient} of the parameters of one value per unit, from sums (B, extra_rows, blocks * lanes).
+
+        "shift": that of the sum of the biases.
+        """
+        total = dextras.sum(axis=0)[:, :self.hidden_size]
+        return {name: total[row:row + count].reshape(-1) for name, (row, count) in self.extras.items()}
 
     cdef int prepare_backward(self) except -1:
         """Pack what backward alone needs; a second thread that does the same at once does no harm."""
-        cdef matrix h, x
+        cdef matrix h, x, second
         cdef list memory = []
         if not self.has_backward:
-            h = self._transposed(self.weight_hh, memory)
-            x = self._transposed(self.weight_ih, memory)
+            h = self._transposed(self.weight_hh, self.gates, self.hidden_size, memory)
+            x = self._transposed(self.arrays["weight_ih"], self.gates, self.hidden_size, memory)
+            if self.two_phases:
+                second = self._transposed(self.weight_second, 1, self.state_size, memory)
             if not self.has_backward:  # no other thread was faster
                 self.memory.append(memory)
                 self.h_transposed = h
                 self.x_transposed = x
+                if self.two_phases:
+                    self.second_transposed = second
                 self.has_backward = True
         return 0
 
-    cdef matrix _transposed(self, array, list memory):
-        """(G*H, n) with its rows, in the order (blocks, G, lanes), as the depth, and n as vectors."""
+    cdef matrix _transposed(self, array, Py_ssize_t gates, Py_ssize_t units, list memory):
+        """(gates * units, n) with its rows, in the order (blocks, gates, lanes), as the depth, and n as vectors."""
         cdef const kernel_table *kernels = self.kernels
         cdef Py_ssize_t lanes = self.lanes
+        cdef Py_ssize_t blocks = (units + lanes - 1) // lanes
         cdef Py_ssize_t width = array.shape[1]
         cdef Py_ssize_t row_bytes = width * kernels.itemsize
         cdef Py_ssize_t vectors = (width + lanes - 1) // lanes
-        cdef Py_ssize_t depth = self.blocks * self.gates * lanes
+        cdef Py_ssize_t depth = blocks * gates * lanes
         cdef Py_ssize_t size = max(depth * vectors * lanes * kernels.itemsize, PAIRED_BYTES + 1)
         cdef matrix to = new_matrix(kernels, depth, vectors, 4, size, memory)
         cdef const char *data = <const char *>cnp.PyArray_DATA(array)
@@ -277,12 +368,12 @@ cdef class Weights:
         cdef char *out
         with nogil:
             for vector in range(vectors):
-                for block in range(self.blocks):
-                    for gate in range(self.gates):
-                        out = vector_at(kernels, &to, vector, (block * self.gates + gate) * lanes, &step)
+                for block in range(blocks):
+                    for gate in range(gates):
+                        out = vector_at(kernels, &to, vector, (block * gates + gate) * lanes, &step)
                         kernels.pack(
-                            min(lanes, self.hidden_size - block * lanes), min(lanes, width - vector * lanes),
-                            data + (gate * self.hidden_size + block * lanes) * row_bytes
+                            min(lanes, units - block * lanes), min(lanes, width - vector * lanes),
+                            data + (gate * units + block * lanes) * row_bytes
                             + vector * lanes * kernels.itemsize,
                             1, width, out, step,
                         )

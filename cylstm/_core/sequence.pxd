@@ -3,12 +3,20 @@
 from cpython.pystate cimport PyThreadState
 
 from cylstm._core.cells cimport cell
-from cylstm._core.kernels cimport kernel_table
+from cylstm._core.kernels cimport cell_options, kernel_table
 from cylstm._core.packing cimport Weights, matrix
 
 
 cdef class Cancellation:
     cdef bint requested
+
+
+cdef class Pass:
+    # What forward and backward of one layer in one direction read and write: see sequence.pyx.
+    cdef public object x, y, h, c, gates, recurrent, lengths, mask
+    cdef public bint reverse
+    cdef public object h_in, inner, second, c_fresh, drop_h, keep_h, keep_c
+    cdef readonly object rows
 
 
 cdef struct layer_description:
@@ -18,9 +26,15 @@ cdef struct layer_description:
     bint apart                  # pre-activations in two buffers: see cells.pxd
     matrix x
     matrix h
+    matrix second               # of a second phase
     const char *bias
     const char *bias_h
+    const char *bias_second
+    const char *keep_h          # of zoneout in inference, or NULL
+    const char *keep_c
+    const cell_options *options
     Py_ssize_t hidden_size
+    Py_ssize_t state_size       # of h
     Py_ssize_t together         # vectors whose products are made before the cell turns them into h: whole groups
     Py_ssize_t units_together   # the hidden units of those
     Py_ssize_t last_together    # first vector of the last that are worked on together,
@@ -30,14 +44,21 @@ cdef struct layer_description:
 cdef struct step_rows:
     # Pointers to the active rows of one step, each array (capacity,).
     const void **x            # (I,)                  IN
-    const void **h_prev       # (H,)                  IN
+    const void **h_prev       # (P,)                  IN
+    const void **h_in         # (P,)                  IN   what is multiplied by W_hh: h_prev, or that with dropout
     const void **start        # (blocks, G, lanes)    IN   what the sums begin with: bias, or bias + x W_ih
     void **gates              # (blocks, G, lanes)    OUT  a tape, or scratch for what is worked on together
     void **recurrent          # (blocks, G, lanes)    OUT  likewise, of a cell whose pre-activations are apart
     const void **c_prev       # (H,)                  IN   a cell without c does not look at it
     void **c                  # (H,)                  OUT  may be c_prev
-    void **h                  # (H,)                  OUT
-    void **y                  # (H,)                  OUT
+    void **c_next             # (H,)                  OUT  c, or with zoneout what becomes of it
+    void **h                  # (P,)                  OUT
+    void **y                  # (P,)                  OUT
+    void **inner              # (H,)                  OUT  of two phases: what the first leaves for the second product
+    void **second             # (state_blocks, lanes) OUT  and that product's sums, which begin
+    const void **second_start  # (state_blocks, lanes) IN  here
+    const void **keep_h       # (P,)                  IN   of zoneout
+    const void **keep_c       # (H,)                  IN
 
 
 cdef layer_description describe(Weights weights, Py_ssize_t rows)
@@ -45,12 +66,13 @@ cdef Py_ssize_t scratch_bytes(const layer_description *layer, Py_ssize_t rows) n
 cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil
 cdef step_rows from_row(const step_rows *rows, Py_ssize_t row) noexcept nogil
 cdef void free_rows(step_rows *rows) noexcept nogil
-cdef void scratch_gates(
+cdef void scratch_rows(
     const layer_description *layer, step_rows *rows, Py_ssize_t count, char *scratch) noexcept nogil
 cdef void step(
     const layer_description *layer, const step_rows *rows, Py_ssize_t count, bint with_input, bint taped,
-    bint downwards,
+    bint downwards, char *work,
 ) noexcept nogil
+cdef Py_ssize_t work_bytes(const layer_description *layer) noexcept nogil
 cdef PyThreadState *release(Py_ssize_t operations) noexcept
 cdef void take_back(PyThreadState *state) noexcept
 cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept

@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from cylstm._core.cells cimport apart, cell
-from cylstm._core.kernels cimport backward_rows, forward_rows, kernel_table
+from cylstm._core.kernels cimport VARIANT_SCRATCH, backward_rows, forward_rows, kernel_table
 from cylstm._core.packing cimport ROWS_AT_ONCE, Weights, group_at, matrix, multiply, product_of_group
 
 cnp.import_array()
@@ -33,6 +33,42 @@ cdef class Cancellation:
         self.requested = True
 
 
+cdef class Pass:
+    """The arrays of one layer in one direction, T steps of B rows; the last axis of each is contiguous.
+
+    ::
+
+        x          (T, B, I)                   IN
+        y          (T, B, P)                   OUT    at active steps only
+        h          (2 or T+1, B, P)            INOUT  slot 0 (reverse tape: T) in: h_0
+        c          (1, 2 or T+1, B, H)         INOUT  likewise c_0; None: the cell has no c. 2: with zoneout
+        lengths    (B,) intp, or None          IN     a row is active while t < lengths[row],
+        mask       (T, B) uint8, or None       IN     or where mask[t, row]
+        gates      (T, B, blocks, G, lanes)    OUT    on a tape: activations, or of a cell with options sums
+        recurrent  (T, B, blocks, G, lanes)    OUT    of a cell that keeps them apart: what h adds to them
+        inner      (T, B, H)                   OUT    of two phases: what the first leaves for the second product
+        second     (T, B, state_blocks, lanes) OUT    and the sums of that
+        drop_h     (B, P)                      IN     factors of h in the recurrent product,
+        h_in       (T+1, B, P)                 OUT    and what that product gets: slots as in h
+        keep_h     (T, B, P)                   IN     of zoneout in training; otherwise the packed weights know
+        keep_c     (T, B, H)                   IN
+        c_fresh    (T, B, H)                   OUT    the c that zoneout has not touched
+
+    Without a tape all from gates on are None. The final state is in slot T % slots of h and c; with a tape and in
+    reverse, in slot 0.
+    """
+
+    def __init__(self, x, y, h, c, lengths, mask, bint reverse, gates=None):
+        self.x = x
+        self.y = y
+        self.h = h
+        self.c = c
+        self.lengths = lengths
+        self.mask = mask
+        self.reverse = reverse
+        self.gates = gates
+
+
 cdef layer_description describe(Weights weights, Py_ssize_t rows):
     """The layer as steps of up to ``rows`` rows need it."""
     cdef layer_description layer
@@ -41,34 +77,53 @@ cdef layer_description describe(Weights weights, Py_ssize_t rows):
     layer.apart = apart(&layer.cell)
     layer.x = weights.x
     layer.h = weights.h
+    layer.second = weights.second
     layer.bias = weights.bias
     layer.bias_h = weights.bias_h
+    layer.bias_second = weights.bias_second
+    layer.keep_h = weights.keep_h
+    layer.keep_c = weights.keep_c
+    layer.options = &weights.options
     layer.hidden_size = weights.hidden_size
+    layer.state_size = weights.state_size
     cdef Py_ssize_t group_bytes = (
         max(1, min(<Py_ssize_t>ROWS_AT_ONCE, rows)) * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
     )
     layer.together = layer.h.group * max(1, TOGETHER_BYTES // group_bytes)
+    if layer.cell.whole:
+        layer.together = layer.h.last_group + layer.h.group
     layer.units_together = layer.together // layer.cell.gates * layer.kernels.lanes
     layer.last_together = (layer.h.vectors - 1) // layer.together * layer.together
     layer.last_unit = layer.last_together // layer.cell.gates * layer.kernels.lanes
     return layer
 
 
+cdef enum:
+    ROW_ARRAYS = 16
+
+
 cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil:
-    """One allocation for the nine arrays; rows.x owns it."""
-    cdef void **memory = <void **>malloc(9 * (capacity + 1) * sizeof(void *))
+    """One allocation for all arrays; rows.x owns it."""
+    cdef void **memory = <void **>malloc(ROW_ARRAYS * (capacity + 1) * sizeof(void *))
     if memory == NULL:
         with gil:
             raise MemoryError
     rows.x = <const void **>memory
     rows.h_prev = <const void **>(memory + capacity)
-    rows.start = <const void **>(memory + 2 * capacity)
-    rows.gates = memory + 3 * capacity
-    rows.c_prev = <const void **>(memory + 4 * capacity)
-    rows.c = memory + 5 * capacity
-    rows.h = memory + 6 * capacity
-    rows.y = memory + 7 * capacity
-    rows.recurrent = memory + 8 * capacity
+    rows.h_in = <const void **>(memory + 2 * capacity)
+    rows.start = <const void **>(memory + 3 * capacity)
+    rows.gates = memory + 4 * capacity
+    rows.recurrent = memory + 5 * capacity
+    rows.c_prev = <const void **>(memory + 6 * capacity)
+    rows.c = memory + 7 * capacity
+    rows.c_next = memory + 8 * capacity
+    rows.h = memory + 9 * capacity
+    rows.y = memory + 10 * capacity
+    rows.inner = memory + 11 * capacity
+    rows.second = memory + 12 * capacity
+    rows.second_start = <const void **>(memory + 13 * capacity)
+    rows.keep_h = <const void **>(memory + 14 * capacity)
+    rows.keep_c = <const void **>(memory + 15 * capacity)
     return 0
 
 
@@ -77,13 +132,20 @@ cdef step_rows from_row(const step_rows *rows, Py_ssize_t row) noexcept nogil:
     cdef step_rows part
     part.x = rows.x + row
     part.h_prev = rows.h_prev + row
+    part.h_in = rows.h_in + row
     part.start = rows.start + row
     part.gates = rows.gates + row
     part.recurrent = rows.recurrent + row
     part.c_prev = rows.c_prev + row
     part.c = rows.c + row
+    part.c_next = rows.c_next + row
     part.h = rows.h + row
     part.y = rows.y + row
+    part.inner = rows.inner + row
+    part.second = rows.second + row
+    part.second_start = rows.second_start + row
+    part.keep_h = rows.keep_h + row
+    part.keep_c = rows.keep_c + row
     return part
 
 
@@ -96,22 +158,50 @@ cdef Py_ssize_t scratch_row_bytes(const layer_description *layer) noexcept nogil
     return min(layer.together, layer.h.vectors) * layer.kernels.lanes * layer.kernels.itemsize
 
 
+cdef inline bint two_phases(const layer_description *layer) noexcept nogil:
+    return layer.cell.second_forward != NULL
+
+
+cdef inline Py_ssize_t second_row_bytes(const layer_description *layer) noexcept nogil:
+    return layer.second.vectors * layer.kernels.lanes * layer.kernels.itemsize
+
+
+cdef inline Py_ssize_t inner_row_bytes(const layer_description *layer) noexcept nogil:
+    return layer.h.vectors // layer.cell.gates * layer.kernels.lanes * layer.kernels.itemsize
+
+
 cdef Py_ssize_t scratch_bytes(const layer_description *layer, Py_ssize_t rows) noexcept nogil:
-    """For the pre-activations of what is worked on together, where there is no tape."""
-    return min(<Py_ssize_t>ROWS_AT_ONCE, rows) * scratch_row_bytes(layer) * (2 if layer.apart else 1)
+    """For the pre-activations of what is worked on together, where there is no tape, and what is between two phases."""
+    cdef Py_ssize_t row_bytes = scratch_row_bytes(layer) * (2 if layer.apart else 1)
+    if two_phases(layer):
+        row_bytes += inner_row_bytes(layer) + second_row_bytes(layer)
+    return min(<Py_ssize_t>ROWS_AT_ONCE, rows) * row_bytes
 
 
-cdef void scratch_gates(
+cdef void scratch_rows(
     const layer_description *layer, step_rows *rows, Py_ssize_t count, char *scratch
 ) noexcept nogil:
-    """Let rows.gates, and rows.recurrent, take turns in the scratch."""
+    """Let rows.gates, and what else a tape would keep, take turns in the scratch."""
     cdef Py_ssize_t row_bytes = scratch_row_bytes(layer)
-    cdef char *second = scratch + min(<Py_ssize_t>ROWS_AT_ONCE, count) * row_bytes
-    cdef Py_ssize_t r
+    cdef Py_ssize_t at_once = min(<Py_ssize_t>ROWS_AT_ONCE, count)
+    cdef char *recurrent = scratch + at_once * row_bytes
+    cdef char *inner = recurrent + (at_once * row_bytes if layer.apart else 0)
+    cdef char *second = inner + at_once * inner_row_bytes(layer)
+    cdef Py_ssize_t r, turn
     for r in range(count):
-        rows.gates[r] = scratch + (r % ROWS_AT_ONCE) * row_bytes
+        turn = r % ROWS_AT_ONCE
+        rows.gates[r] = scratch + turn * row_bytes
         if layer.apart:
-            rows.recurrent[r] = second + (r % ROWS_AT_ONCE) * row_bytes
+            rows.recurrent[r] = recurrent + turn * row_bytes
+        if two_phases(layer):
+            rows.inner[r] = inner + turn * inner_row_bytes(layer)
+            rows.second[r] = second + turn * second_row_bytes(layer)
+            rows.second_start[r] = <const void *>rows.second[r] if layer.cell.begun else layer.bias_second
+
+
+cdef Py_ssize_t work_bytes(const layer_description *layer) noexcept nogil:
+    """What the row functions of cells with options work in."""
+    return VARIANT_SCRATCH * layer.options.width * layer.kernels.itemsize
 
 
 cdef void begin_anew(
@@ -134,6 +224,33 @@ cdef void begin_anew(
             memcpy(to + carried, layer.bias_h + vector * vector_bytes + offset + carried, rest)
 
 
+cdef void second_phase(
+    const layer_description *layer, const step_rows *rows, const forward_rows *first_phase, bint downwards
+) noexcept nogil:
+    """The rows of ``first_phase`` go on: second = second_start + inner W;  h, y = cell(second)."""
+    cdef forward_rows now = first_phase[0]
+    multiply(
+        layer.kernels, &layer.second, now.count, <const void *const *>(rows.inner + now.first),
+        <const void *const *>(rows.second_start + now.first), <void *const *>(rows.second + now.first), downwards,
+    )
+    now.h_prev = <const void *const *>rows.h_prev
+    now.h = <void *const *>rows.h
+    now.y = <void *const *>rows.y
+    now.units = layer.state_size
+    layer.cell.second_forward(&now)
+
+
+cdef void zone_out(const layer_description *layer, const step_rows *rows, Py_ssize_t count) noexcept nogil:
+    """h = keep h_prev + (1 - keep) h, and likewise c."""
+    cdef Py_ssize_t r
+    for r in range(count):
+        layer.kernels.blend(layer.state_size, rows.keep_h[r], rows.h_prev[r], rows.h[r], rows.h[r], rows.y[r])
+        if layer.cell.has_c:
+            layer.kernels.blend(
+                layer.hidden_size, rows.keep_c[r], rows.c_prev[r], rows.c[r], rows.c_next[r], rows.c_next[r]
+            )
+
+
 cdef inline void step_of(
     const bint separate,       # layer.apart, known to the compiler: its other half costs nothing then
     const layer_description *layer,
@@ -142,6 +259,7 @@ cdef inline void step_of(
     bint with_input,           # False: rows.start holds bias + x W_ih already
     bint taped,                # rows.gates, .recurrent are whole rows; False: scratch for what is worked on together
     bint downwards,            # from the last block to the first
+    char *work,                # work_bytes(layer)
 ) noexcept nogil:
     """One time step: for some blocks after the other, for some rows after the other, the products and then the cell.
 
@@ -150,6 +268,8 @@ cdef inline void step_of(
     or, apart, with the sums of h W_hh in ``recurrent`` (then gates is rows.start, whole rows, where not with_input).
     Blocks are outside and rows inside, so weights come from afar once per step. Steps take turns in going up and down:
     what a step used last is still near when the next one begins with it. (No sum runs over blocks.)
+
+    A cell in two phases writes what the first makes of the gates, all of it, into ``inner``, and goes on from there.
     """
     cdef const kernel_table *kernels = layer.kernels
     cdef const matrix *leading = &layer.x if with_input else &layer.h
@@ -166,17 +286,21 @@ cdef inline void step_of(
     cdef const void *following
     cdef void *const *gates
     cdef void *const *sums
-    cdef bint whole = taped or (separate and not with_input)
+    cdef bint entire = taped or (separate and not with_input)   # gates are whole rows
+    cdef bint halfway = two_phases(layer)
     cell_rows.gates = <void *const *>(<void **>rows.start if separate and not with_input else rows.gates)
     cell_rows.recurrent = <void *const *>rows.recurrent
-    cell_rows.h_prev = <const void *const *>rows.h_prev
+    cell_rows.h_prev = <const void *const *>(rows.h_in if halfway else rows.h_prev)
     cell_rows.c_prev = <const void *const *>rows.c_prev
     cell_rows.c = <void *const *>rows.c
-    cell_rows.h = <void *const *>rows.h
-    cell_rows.y = <void *const *>rows.y
+    cell_rows.h = <void *const *>(rows.inner if halfway else rows.h)
+    cell_rows.y = <void *const *>(rows.inner if halfway else rows.y)
+    cell_rows.second = <void *const *>rows.second
+    cell_rows.options = layer.options
+    cell_rows.scratch = work
     while 0 <= first < layer.h.vectors:
         last = min(layer.h.last_group, first + layer.together - layer.h.group)
-        origin = 0 if whole else first        # the vector that gates begin with
+        origin = 0 if entire else first       # the vector that gates begin with
         sums_origin = 0 if taped else first   # and that the sums of h W_hh begin with
         row = 0
         while row < count:
@@ -186,7 +310,7 @@ cdef inline void step_of(
             vector = last if downwards else first
             while first <= vector <= last:
                 start = <const void *const *>(rows.start + row)
-                h_rows = <const void *const *>(rows.h_prev + row)
+                h_rows = <const void *const *>(rows.h_in + row)
                 following = group_at(kernels, leading, vector + group)
                 if separate:
                     start_vector = vector
@@ -221,6 +345,8 @@ cdef inline void step_of(
             cell_rows.unit_offset = unit
             cell_rows.units = min(units, layer.hidden_size - unit)
             layer.cell.forward(&cell_rows)
+            if halfway:
+                second_phase(layer, rows, &cell_rows, downwards)
             row += some
         first += together
         unit += -units if downwards else units
@@ -235,12 +361,14 @@ cdef struct strided:
 
 cdef void step(
     const layer_description *layer, const step_rows *rows, Py_ssize_t count, bint with_input, bint taped,
-    bint downwards,
+    bint downwards, char *work,
 ) noexcept nogil:
     if layer.apart:
-        step_of(True, layer, rows, count, with_input, taped, downwards)
+        step_of(True, layer, rows, count, with_input, taped, downwards, work)
     else:
-        step_of(False, layer, rows, count, with_input, taped, downwards)
+        step_of(False, layer, rows, count, with_input, taped, downwards, work)
+    if layer.keep_h != NULL:
+        zone_out(layer, rows, count)
 
 
 cdef strided view(array):
@@ -251,8 +379,57 @@ cdef strided view(array):
     return a
 
 
+cdef strided rows_view(array):
+    """An array (rows, units), or None, as if it had a first axis."""
+    cdef strided a
+    a.data = NULL
+    a.step = 0
+    if array is not None:
+        a.data = <char *>cnp.PyArray_DATA(array)
+        a.row = cnp.PyArray_STRIDE(array, 0)
+    return a
+
+
+cdef strided everywhere(const char *units) noexcept:
+    """The same units for every step and row."""
+    cdef strided a
+    a.data = <char *>units
+    a.step = a.row = 0
+    return a
+
+
 cdef inline char *at(const strided *a, Py_ssize_t t, Py_ssize_t row) noexcept nogil:
     return a.data + t * a.step + row * a.row
+
+
+cdef inline strided view_or_none(array):
+    """data is NULL where there is none."""
+    cdef strided a
+    a.data = NULL
+    if array is not None:
+        a = view(array)
+    return a
+
+
+cdef struct activity:
+    # Which rows take part in a step; either may be NULL, not both are set.
+    const Py_ssize_t *lengths     # (B,)
+    const char *mask              # (T, B)
+    Py_ssize_t batch
+
+
+cdef activity activity_of(Pass arrays):
+    cdef activity a
+    a.lengths = NULL if arrays.lengths is None else <Py_ssize_t *>cnp.PyArray_DATA(arrays.lengths)
+    a.mask = NULL if arrays.mask is None else <char *>cnp.PyArray_DATA(arrays.mask)
+    a.batch = cnp.PyArray_DIM(arrays.x, 1)
+    return a
+
+
+cdef inline bint is_active(const activity *a, Py_ssize_t row, Py_ssize_t t) noexcept nogil:
+    if a.lengths != NULL:
+        return t < a.lengths[row]
+    return a.mask == NULL or a.mask[t * a.batch + row]
 
 
 cdef struct clock:
@@ -282,7 +459,7 @@ cdef inline Py_ssize_t slot_after(const clock *now, Py_ssize_t s, Py_ssize_t slo
 cdef struct forward_pass:
     layer_description layer
     clock now
-    const Py_ssize_t *lengths     # (B,) or NULL
+    activity active
     Py_ssize_t first_row          # the slice of the batch: first_row <= row < last_row
     Py_ssize_t last_row
     Py_ssize_t chunk              # steps whose x W_ih is made at once; 0: in the step itself
@@ -293,20 +470,58 @@ cdef struct forward_pass:
     strided c
     strided gates
     strided recurrent
+    bint special                  # some of the following are there
+    strided inner
+    strided second
+    strided drop_h
+    strided h_in
+    strided keep_h
+    strided keep_c
+    strided c_fresh
     step_rows rows
     step_rows inputs              # of a whole chunk
     char *scratch
+    char *work
 
 
-cdef inline bint is_active(const Py_ssize_t *lengths, Py_ssize_t row, Py_ssize_t t) noexcept nogil:
-    return lengths == NULL or t < lengths[row]
+cdef void special_row(
+    forward_pass *run, Py_ssize_t r, Py_ssize_t row, Py_ssize_t t, Py_ssize_t h_slot
+) noexcept nogil:
+    """What an active row needs in a cell of two phases, and for noise; h_prev and c are set."""
+    cdef step_rows *rows = &run.rows
+    cdef void *h_in
+    if run.inner.data != NULL:
+        rows.inner[r] = at(&run.inner, t, row)
+        rows.second[r] = at(&run.second, t, row)
+        rows.second_start[r] = <const void *>rows.second[r] if run.layer.cell.begun else run.layer.bias_second
+    if run.drop_h.data != NULL:
+        h_in = at(&run.h_in, h_slot, row)
+        run.layer.kernels.scale(run.layer.state_size, at(&run.drop_h, 0, row), rows.h_prev[r], h_in)
+        rows.h_in[r] = h_in
+    if run.layer.keep_h != NULL:
+        rows.keep_h[r] = at(&run.keep_h, t, row)
+        if run.layer.cell.has_c:
+            rows.keep_c[r] = at(&run.keep_c, t, row)
+            rows.c_next[r] = rows.c[r]
+            if run.c_fresh.data != NULL:
+                rows.c[r] = at(&run.c_fresh, t, row)
+
+
+cdef void special_rest(forward_pass *run, Py_ssize_t row, Py_ssize_t t, Py_ssize_t h_slot) noexcept nogil:
+    """Of a step that a row does not take: zeros, where a product of the backward pass must not meet a NaN."""
+    cdef Py_ssize_t itemsize = run.layer.kernels.itemsize
+    if run.inner.data != NULL:
+        memset(at(&run.inner, t, row), 0, run.layer.hidden_size * itemsize)
+    if run.drop_h.data != NULL:
+        memset(at(&run.h_in, h_slot, row), 0, run.layer.state_size * itemsize)
 
 
 cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Steps first .. last - 1 of the loop, in chunks."""
     cdef step_rows *rows = &run.rows
     cdef step_rows *inputs = &run.inputs
-    cdef Py_ssize_t row_bytes = run.layer.hidden_size * run.layer.kernels.itemsize
+    cdef Py_ssize_t h_bytes = run.layer.state_size * run.layer.kernels.itemsize
+    cdef Py_ssize_t c_bytes = run.layer.hidden_size * run.layer.kernels.itemsize
     cdef Py_ssize_t gates_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
     cdef Py_ssize_t s, t, row, count, total, end, done, c_slot, c_next, h_slot, h_next
     s = first
@@ -317,7 +532,7 @@ cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) no
             for done in range(s, end):
                 t = time_of(&run.now, done)
                 for row in range(run.first_row, run.last_row):
-                    if is_active(run.lengths, row, t):
+                    if is_active(&run.active, row, t):
                         inputs.x[total] = at(&run.x, t, row)
                         inputs.start[total] = run.layer.bias
                         inputs.gates[total] = (
@@ -337,7 +552,7 @@ cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) no
             c_next = slot_after(&run.now, s, run.now.c_slots)
             count = 0
             for row in range(run.first_row, run.last_row):
-                if is_active(run.lengths, row, t):
+                if is_active(&run.active, row, t):
                     rows.x[count] = at(&run.x, t, row)
                     rows.h_prev[count] = at(&run.h, h_slot, row)
                     rows.h[count] = at(&run.h, h_next, row)
@@ -350,13 +565,17 @@ cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) no
                         rows.gates[count] = at(&run.gates, t, row)
                         if run.layer.apart:
                             rows.recurrent[count] = at(&run.recurrent, t, row)
+                    if run.special:
+                        special_row(run, count, row, t, h_slot)
                     count += 1
                     total += 1
                 else:  # carries its state over
-                    memcpy(at(&run.h, h_next, row), at(&run.h, h_slot, row), row_bytes)
+                    memcpy(at(&run.h, h_next, row), at(&run.h, h_slot, row), h_bytes)
                     if run.layer.cell.has_c and c_next != c_slot:
-                        memcpy(at(&run.c, c_next, row), at(&run.c, c_slot, row), row_bytes)
-            step(&run.layer, rows, count, run.chunk == 0, run.taped, s & 1)
+                        memcpy(at(&run.c, c_next, row), at(&run.c, c_slot, row), c_bytes)
+                    if run.special:
+                        special_rest(run, row, t, h_slot)
+            step(&run.layer, rows, count, run.chunk == 0, run.taped, s & 1, run.work)
             s += 1
 
 
@@ -380,65 +599,54 @@ cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept:
     return max(ROWS_AT_ONCE, QUANTUM_OPERATIONS // operations_of_a_row)
 
 
-def forward(
-    Weights weights,
-    x,                 # (T, B, I)                     IN
-    y,                 # (T, B, H)                     OUT    active steps only
-    h,                 # (2 or T+1, B, H)              INOUT  slot 0 (reverse tape: T) in: h_0
-    c,                 # (1 or T+1, B, H)              INOUT  likewise c_0; None: the cell has no c
-    gates,             # (T, B, blocks, G, lanes)      OUT    the activations, or None
-    recurrent,         # (T, B, blocks, G, lanes)      OUT    of a cell that keeps them apart, or None
-    lengths,           # (B,) intp, or None            IN
-    bint reverse,
-    Py_ssize_t first_row,
-    Py_ssize_t last_row,
-    Cancellation cancellation,
-):
-    """Run the rows first_row .. last_row - 1 through all of time. The last axis of each array is contiguous.
-
-    The final state is in slot T % slots of h and c; with a tape and in reverse, in slot 0.
-    """
+def forward(Weights weights, Pass arrays, Py_ssize_t first_row, Py_ssize_t last_row, Cancellation cancellation):
+    """Run the rows first_row .. last_row - 1 through all of time."""
     cdef Py_ssize_t part = rows_per_part(operations_per_step(1, &weights.x, &weights.h, weights.lanes))
     while first_row < last_row:
-        if not forward_part(
-            weights, x, y, h, c, gates, recurrent, lengths, reverse, first_row,
-            min(last_row, first_row + part), cancellation,
-        ):
+        if not forward_part(weights, arrays, first_row, min(last_row, first_row + part), cancellation):
             return
         first_row += part
 
 
 cdef bint forward_part(
-    Weights weights, x, y, h, c, gates, recurrent, lengths, bint reverse, Py_ssize_t first_row, Py_ssize_t last_row,
-    Cancellation cancellation,
+    Weights weights, Pass arrays, Py_ssize_t first_row, Py_ssize_t last_row, Cancellation cancellation
 ) except -1:
     """As :func:`forward`; False: cancelled."""
     cdef forward_pass run
     cdef Py_ssize_t rows = last_row - first_row
-    cdef Py_ssize_t steps = cnp.PyArray_DIM(x, 0)
-    cdef Py_ssize_t s, end, operations, quantum, input_bytes, scratch
+    cdef Py_ssize_t steps = cnp.PyArray_DIM(arrays.x, 0)
+    cdef Py_ssize_t s, end, operations, quantum, input_bytes, scratch, work
     cdef PyThreadState *state
     cdef char *memory
     if steps == 0:
         return True
     run.layer = describe(weights, rows)
     run.now.steps = steps
-    run.now.reverse = reverse
-    run.now.h_slots = cnp.PyArray_DIM(h, 0)
-    run.now.c_slots = cnp.PyArray_DIM(c, 0) if c is not None else 1
-    run.lengths = NULL if lengths is None else <Py_ssize_t *>cnp.PyArray_DATA(lengths)
+    run.now.reverse = arrays.reverse
+    run.now.h_slots = cnp.PyArray_DIM(arrays.h, 0)
+    run.now.c_slots = cnp.PyArray_DIM(arrays.c, 0) if arrays.c is not None else 1
+    run.active = activity_of(arrays)
     run.first_row = first_row
     run.last_row = last_row
-    run.x = view(x)
-    run.y = view(y)
-    run.h = view(h)
-    if c is not None:
-        run.c = view(c)
-    run.now.taped = run.taped = gates is not None
+    run.x = view(arrays.x)
+    run.y = view(arrays.y)
+    run.h = view(arrays.h)
+    if arrays.c is not None:
+        run.c = view(arrays.c)
+    run.now.taped = run.taped = arrays.gates is not None
     if run.taped:
-        run.gates = view(gates)
-        if recurrent is not None:
-            run.recurrent = view(recurrent)
+        run.gates = view(arrays.gates)
+        if arrays.recurrent is not None:
+            run.recurrent = view(arrays.recurrent)
+    run.special = run.layer.keep_h != NULL or (run.taped and (weights.two_phases or arrays.drop_h is not None))
+    if run.special:
+        run.inner = view_or_none(arrays.inner)
+        run.second = view_or_none(arrays.second)
+        run.drop_h = rows_view(arrays.drop_h)
+        run.h_in = view_or_none(arrays.h_in)
+        run.keep_h = view_or_none(arrays.keep_h) if arrays.keep_h is not None else everywhere(run.layer.keep_h)
+        run.keep_c = view_or_none(arrays.keep_c) if arrays.keep_c is not None else everywhere(run.layer.keep_c)
+        run.c_fresh = view_or_none(arrays.c_fresh)
 
     # Few rows: the input product of many steps fills the tiles that one step would leave empty.
     input_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
@@ -446,7 +654,8 @@ cdef bint forward_part(
     if steps > 1 and rows < 2 * run.layer.kernels.tile_rows:
         run.chunk = min(steps, max(INPUT_BYTES // input_bytes, 2 * run.layer.kernels.tile_rows) // rows)
     scratch = scratch_bytes(&run.layer, rows)
-    memory = <char *>malloc(ALIGNMENT + scratch + (run.chunk * rows * input_bytes if not run.taped else 0))
+    work = work_bytes(&run.layer)
+    memory = <char *>malloc(ALIGNMENT + work + scratch + (run.chunk * rows * input_bytes if not run.taped else 0))
     if memory == NULL:
         raise MemoryError
     run.rows.x = NULL
@@ -455,10 +664,15 @@ cdef bint forward_part(
     quantum = max(QUANTUM_OPERATIONS // operations, 1)
     try:
         allocate_rows(&run.rows, rows)
+        if not run.special or run.drop_h.data == NULL:
+            run.rows.h_in = run.rows.h_prev
+        if run.layer.keep_h == NULL:
+            run.rows.c_next = run.rows.c
         allocate_rows(&run.inputs, run.chunk * rows)
-        run.scratch = memory + (-<Py_ssize_t>memory & (ALIGNMENT - 1))
+        run.work = memory + (-<Py_ssize_t>memory & (ALIGNMENT - 1))
+        run.scratch = run.work + work
         if not run.taped:
-            scratch_gates(&run.layer, &run.rows, rows, run.scratch)
+            scratch_rows(&run.layer, &run.rows, rows, run.scratch)
             run.scratch += scratch
         s = 0
         while s < steps:
@@ -486,143 +700,237 @@ cdef struct backward_pass:
     const kernel_table *kernels
     cell cell
     matrix h_transposed
+    matrix second_transposed
     Py_ssize_t hidden_size
+    Py_ssize_t state_size
     clock now
-    const Py_ssize_t *lengths
+    activity active
     Py_ssize_t first_row
     Py_ssize_t last_row
     strided gates
     strided recurrent
     strided h
     strided c
+    strided c_fresh           # or c
     strided dy
     strided dh                # one step
     strided dc                # one step
+    strided second
+    strided drop_h
+    strided h_in
+    strided keep_h_rows
+    strided keep_c_rows
+    strided dextras           # one step
+    backward_rows rows
+    const void **h_prev
+    const void **h_in_rows    # h_prev, or that with dropout
     const void **c_prev
     const void **c_rows
     const void **dy_rows
-    const void **h_prev
+    const void **drop_rows
     void **gates_rows
     void **recurrent_rows     # gates_rows where they are not apart: the dgates that h_prev gets
     void **dh_rows
     void **dc_rows
+    void **second_rows
+    void **dinner_rows
+    void **dh_in_rows         # dh_rows, or where dh_prev is made before dropout's factors
+    void **dextras_rows
+    void **carry_h_rows       # what zoneout keeps
+    void **carry_c_rows
     const void **zeros
+
+
+cdef enum:
+    BACKWARD_ARRAYS = 17
+
+
+cdef struct backward_widths:
+    # Bytes of a row of what a pass needs beside its arrays; 0: not needed.
+    Py_ssize_t zeros          # one row for all
+    Py_ssize_t dinner
+    Py_ssize_t dh_in
+    Py_ssize_t carry_h
+    Py_ssize_t carry_c
 
 
 cdef void backward_steps(backward_pass *run, Py_ssize_t last, Py_ssize_t first) noexcept nogil:
     """Steps last - 1 .. first of the loop: the cell's derivatives for all rows, then dh = dgates W_hh."""
     cdef const kernel_table *kernels = run.kernels
-    cdef backward_rows rows
+    cdef backward_rows *rows = &run.rows
     cdef Py_ssize_t gates_bytes = run.h_transposed.depth * kernels.itemsize
-    cdef Py_ssize_t s, t, row, count
-    cdef const void *const *start = <const void *const *>(run.dh_rows if run.cell.bypass else <void **>run.zeros)
-    rows.gates = <void *const *>run.gates_rows
+    cdef Py_ssize_t second_bytes = run.second_transposed.depth * kernels.itemsize
+    cdef bint halfway = run.cell.second_backward != NULL
+    cdef bint zoneout = run.keep_h_rows.data != NULL
+    cdef bint dropped = run.drop_h.data != NULL
+    cdef Py_ssize_t s, t, row, r, count, h_slot
+    cdef const void *const *start = <const void *const *>(
+        run.dh_in_rows if run.cell.bypass or dropped else <void **>run.zeros
+    )
     rows.recurrent = <void *const *>run.recurrent_rows
-    rows.h_prev = <const void *const *>run.h_prev
     rows.c_prev = <const void *const *>run.c_prev
     rows.c = <const void *const *>run.c_rows
-    rows.dy = <const void *const *>run.dy_rows
-    rows.dh = <void *const *>run.dh_rows
     rows.dc = <void *const *>run.dc_rows
-    rows.first = rows.gates_offset = rows.unit_offset = 0
-    rows.units = run.hidden_size
     s = last
     while s > first:
         s -= 1
         t = time_of(&run.now, s)
+        h_slot = slot_before(&run.now, s, run.now.h_slots)
         count = 0
         for row in range(run.first_row, run.last_row):
-            if is_active(run.lengths, row, t):
+            if is_active(&run.active, row, t):
                 run.gates_rows[count] = at(&run.gates, t, row)
                 if apart(&run.cell):
                     run.recurrent_rows[count] = at(&run.recurrent, t, row)
-                run.h_prev[count] = at(&run.h, slot_before(&run.now, s, run.now.h_slots), row)
+                run.h_prev[count] = at(&run.h, h_slot, row)
                 if run.cell.has_c:
                     run.c_prev[count] = at(&run.c, slot_before(&run.now, s, run.now.c_slots), row)
                     run.c_rows[count] = at(&run.c, slot_after(&run.now, s, run.now.c_slots), row)
+                    if run.c_fresh.data != NULL:
+                        run.c_rows[count] = at(&run.c_fresh, t, row)
                 run.dy_rows[count] = at(&run.dy, t, row)
                 run.dh_rows[count] = at(&run.dh, 0, row)
                 run.dc_rows[count] = at(&run.dc, 0, row)
+                if run.dextras.data != NULL:
+                    run.dextras_rows[count] = at(&run.dextras, 0, row)
+                if halfway:
+                    run.second_rows[count] = at(&run.second, t, row)
+                if dropped:
+                    run.h_in_rows[count] = at(&run.h_in, h_slot, row)
+                    run.drop_rows[count] = at(&run.drop_h, 0, row)
+                    memset(run.dh_in_rows[count], 0, run.state_size * kernels.itemsize)
+                if zoneout:
+                    kernels.unblend(
+                        run.state_size, at(&run.keep_h_rows, t, row), run.dy_rows[count], run.dh_rows[count],
+                        run.carry_h_rows[count],
+                    )
+                    run.dy_rows[count] = run.zeros[0]
+                    if run.cell.has_c:
+                        kernels.unblend(
+                            run.hidden_size, at(&run.keep_c_rows, t, row), run.zeros[0], run.dc_rows[count],
+                            run.carry_c_rows[count],
+                        )
                 count += 1
             else:  # its gradients carry over; this step has none
                 memset(at(&run.gates, t, row), 0, gates_bytes)
                 if apart(&run.cell):
                     memset(at(&run.recurrent, t, row), 0, gates_bytes)
+                if halfway:
+                    memset(at(&run.second, t, row), 0, second_bytes)
         rows.count = count
-        run.cell.backward(&rows)
+        rows.gates = <void *const *>run.gates_rows
+        rows.h_prev = <const void *const *>run.h_prev
+        rows.dy = <const void *const *>run.dy_rows
+        rows.dh = <void *const *>run.dh_rows
+        rows.units = run.hidden_size
+        if halfway:
+            rows.units = run.state_size
+            run.cell.second_backward(rows)
+            multiply(
+                kernels, &run.second_transposed, count, <const void *const *>run.second_rows,
+                <const void *const *>run.zeros, <void *const *>run.dinner_rows, s & 1,
+            )
+            rows.h_prev = <const void *const *>run.h_in_rows
+            rows.dy = <const void *const *>run.zeros
+            rows.dh = <void *const *>run.dinner_rows
+            rows.units = run.hidden_size
+        run.cell.backward(rows)
         multiply(
             kernels, &run.h_transposed, count, <const void *const *>run.recurrent_rows, start,
-            <void *const *>run.dh_rows, s & 1,
+            <void *const *>run.dh_in_rows, s & 1,
         )
+        for r in range(count if dropped or zoneout else 0):
+            if dropped:
+                kernels.scale(run.state_size, run.drop_rows[r], run.dh_in_rows[r], run.dh_in_rows[r])
+                if run.cell.bypass:
+                    kernels.add(run.state_size, run.dh_in_rows[r], run.dh_rows[r])
+                else:
+                    memcpy(run.dh_rows[r], run.dh_in_rows[r], run.state_size * kernels.itemsize)
+            if zoneout:
+                kernels.add(run.state_size, run.carry_h_rows[r], run.dh_rows[r])
+                if run.cell.has_c:
+                    kernels.add(run.hidden_size, run.carry_c_rows[r], run.dc_rows[r])
 
 
 def backward(
     Weights weights,
-    gates,             # (T, B, blocks, G, lanes)   INOUT  in: activations, out: dgates
-    recurrent,         # (T, B, blocks, G, lanes)   INOUT  in: as forward left it, out: the dgates that h gets; or None
-    h,                 # (T+1, B, H)                IN
-    c,                 # (T+1, B, H)                IN     or None
-    dy,                # (T, B, H)                  IN
-    dh,                # (B, blocks*lanes)          INOUT  in: dL/dh_n, zero past H; out: dL/dh_0
-    dc,                # (B, blocks*lanes)          INOUT  likewise for c
-    lengths,
-    bint reverse,
+    Pass arrays,       # gates INOUT in: as forward left it, out: dgates; recurrent: those that h gets; second likewise
+    dy,                # (T, B, P)                       IN
+    dh,                # (B, state_blocks*lanes)         INOUT  in: dL/dh_n, zero past P; out: dL/dh_0
+    dc,                # (B, blocks*lanes)               INOUT  likewise for c
+    dextras,           # (B, extra_rows, blocks*lanes)   INOUT  gradients are added, for each row apart; or None
     Py_ssize_t first_row,
     Py_ssize_t last_row,
     Cancellation cancellation,
 ):
-    """Back through all of time; ``reverse`` is that of the forward pass. What is left is products: dweight, dx."""
+    """Back through all of time. What is left is products: dweight, dx."""
     cdef Py_ssize_t part = rows_per_part(2 * operations_per_step(1, &weights.x, &weights.h, weights.lanes))
     weights.prepare_backward()
     while first_row < last_row:
         if not backward_part(
-            weights, gates, recurrent, h, c, dy, dh, dc, lengths, reverse, first_row,
-            min(last_row, first_row + part), cancellation,
+            weights, arrays, dy, dh, dc, dextras, first_row, min(last_row, first_row + part), cancellation
         ):
             return
         first_row += part
 
 
 cdef bint backward_part(
-    Weights weights, gates, recurrent, h, c, dy, dh, dc, lengths, bint reverse, Py_ssize_t first_row,
-    Py_ssize_t last_row, Cancellation cancellation,
+    Weights weights, Pass arrays, dy, dh, dc, dextras, Py_ssize_t first_row, Py_ssize_t last_row,
+    Cancellation cancellation,
 ) except -1:
     """As :func:`backward`; False: cancelled."""
     cdef backward_pass run
+    cdef backward_widths widths
     cdef Py_ssize_t rows = last_row - first_row
-    cdef Py_ssize_t steps = cnp.PyArray_DIM(gates, 0)
-    cdef Py_ssize_t s, start, operations, quantum, r, zero_bytes
+    cdef Py_ssize_t steps = cnp.PyArray_DIM(arrays.gates, 0)
+    cdef Py_ssize_t s, start, operations, quantum, r, work
     cdef PyThreadState *state
     cdef void **memory
+    cdef char *bytes_
     if steps == 0:
         return True
     run.kernels = weights.kernels
     run.cell = weights.cell
     run.h_transposed = weights.h_transposed
     # Only where there is one row in all: a gradient may not depend on the number of threads or on lengths.
-    run.h_transposed.any_order = cnp.PyArray_DIM(gates, 1) == 1 and run.h_transposed.depth % 8 == 0
+    run.h_transposed.any_order = cnp.PyArray_DIM(arrays.gates, 1) == 1 and run.h_transposed.depth % 8 == 0
+    run.second_transposed = weights.second_transposed
     run.hidden_size = weights.hidden_size
+    run.state_size = weights.state_size
     run.now.steps = steps
-    run.now.reverse = reverse
+    run.now.reverse = arrays.reverse
     run.now.taped = True
     run.now.h_slots = run.now.c_slots = steps + 1
-    run.lengths = NULL if lengths is None else <Py_ssize_t *>cnp.PyArray_DATA(lengths)
+    run.active = activity_of(arrays)
     run.first_row = first_row
     run.last_row = last_row
-    run.gates = view(gates)
-    run.h = view(h)
-    if recurrent is not None:
-        run.recurrent = view(recurrent)
-    if c is not None:
-        run.c = view(c)
+    run.gates = view(arrays.gates)
+    run.h = view(arrays.h)
+    if arrays.recurrent is not None:
+        run.recurrent = view(arrays.recurrent)
+    if arrays.c is not None:
+        run.c = view(arrays.c)
+    run.c_fresh = view_or_none(arrays.c_fresh)
+    run.second = view_or_none(arrays.second)
+    run.drop_h = rows_view(arrays.drop_h)
+    run.h_in = view_or_none(arrays.h_in)
+    run.keep_h_rows = everywhere(weights.keep_h) if arrays.keep_h is None else view(arrays.keep_h)
+    run.keep_c_rows = everywhere(weights.keep_c) if arrays.keep_c is None else view(arrays.keep_c)
+    run.dextras = rows_view(dextras)
     run.dy = view(dy)
-    run.dh.data = <char *>cnp.PyArray_DATA(dh)
-    run.dh.row = cnp.PyArray_STRIDE(dh, 0)
-    run.dc.data = <char *>cnp.PyArray_DATA(dc)
-    run.dc.row = cnp.PyArray_STRIDE(dc, 0)
-    run.dh.step = run.dc.step = 0
-    zero_bytes = run.h_transposed.vectors * run.kernels.lanes * run.kernels.itemsize
-    memory = <void **>malloc(9 * rows * sizeof(void *) + zero_bytes)
+    run.dh = rows_view(dh)
+    run.dc = rows_view(dc)
+
+    widths.zeros = max(run.h_transposed.vectors, weights.blocks) * weights.lanes * run.kernels.itemsize
+    widths.dinner = weights.blocks * weights.lanes * run.kernels.itemsize if weights.two_phases else 0
+    widths.dh_in = weights.state_blocks * weights.lanes * run.kernels.itemsize if run.drop_h.data != NULL else 0
+    widths.carry_h = weights.state_size * run.kernels.itemsize if weights.zoneout else 0
+    widths.carry_c = weights.hidden_size * run.kernels.itemsize if weights.zoneout and weights.has_c else 0
+    work = VARIANT_SCRATCH * weights.options.width * run.kernels.itemsize
+    memory = <void **>malloc(
+        BACKWARD_ARRAYS * rows * sizeof(void *) + ALIGNMENT + work + widths.zeros
+        + rows * (widths.dinner + widths.dh_in + widths.carry_h + widths.carry_c)
+    )
     if memory == NULL:
         raise MemoryError
     run.c_prev = <const void **>memory
@@ -634,9 +942,39 @@ cdef bint backward_part(
     run.h_prev = <const void **>(memory + 6 * rows)
     run.recurrent_rows = memory + 7 * rows if apart(&run.cell) else run.gates_rows
     run.zeros = <const void **>(memory + 8 * rows)
-    memset(memory + 9 * rows, 0, zero_bytes)
+    run.second_rows = memory + 9 * rows
+    run.dinner_rows = memory + 10 * rows
+    run.h_in_rows = <const void **>(memory + 11 * rows) if widths.dh_in else run.h_prev
+    run.drop_rows = <const void **>(memory + 12 * rows)
+    run.dh_in_rows = memory + 13 * rows if widths.dh_in else run.dh_rows
+    run.dextras_rows = memory + 14 * rows
+    run.carry_h_rows = memory + 15 * rows
+    run.carry_c_rows = memory + 16 * rows
+    bytes_ = <char *>(memory + BACKWARD_ARRAYS * rows)
+    bytes_ += -<Py_ssize_t>bytes_ & (ALIGNMENT - 1)
+    run.rows.first = run.rows.gates_offset = run.rows.unit_offset = 0
+    run.rows.second = <void *const *>run.second_rows
+    run.rows.dh_prev = <void *const *>run.dh_in_rows
+    run.rows.dextras = <void *const *>run.dextras_rows
+    run.rows.options = &weights.options
+    run.rows.scratch = bytes_
+    bytes_ += work
+    memset(bytes_, 0, widths.zeros)
     for r in range(rows):
-        run.zeros[r] = memory + 9 * rows
+        run.zeros[r] = bytes_
+    bytes_ += widths.zeros
+    for r in range(rows):
+        run.dinner_rows[r] = bytes_ + r * widths.dinner
+    bytes_ += rows * widths.dinner
+    if widths.dh_in:
+        for r in range(rows):
+            run.dh_in_rows[r] = bytes_ + r * widths.dh_in
+        bytes_ += rows * widths.dh_in
+    for r in range(rows):
+        run.carry_h_rows[r] = bytes_ + r * widths.carry_h
+    bytes_ += rows * widths.carry_h
+    for r in range(rows):
+        run.carry_c_rows[r] = bytes_ + r * widths.carry_c
     operations = 2 * operations_per_step(rows, &weights.x, &weights.h, weights.lanes)
     quantum = max(QUANTUM_OPERATIONS // operations, 1)
     try:

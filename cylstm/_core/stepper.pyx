@@ -22,10 +22,11 @@ from cylstm._core.sequence cimport (
     release,
     rows_per_part,
     scratch_bytes,
-    scratch_gates,
+    scratch_rows,
     step,
     step_rows,
     take_back,
+    work_bytes,
 )
 
 cnp.import_array()
@@ -55,8 +56,9 @@ cdef class Stepper:
     cdef Py_ssize_t num_layers
     cdef Py_ssize_t count               # rows
     cdef Py_ssize_t input_size
-    cdef Py_ssize_t output_size
-    cdef Py_ssize_t row_bytes
+    cdef readonly Py_ssize_t output_size
+    cdef Py_ssize_t row_bytes           # of h
+    cdef char *work
     cdef Py_ssize_t operations          # multiply-adds of one row in one step
     cdef Py_ssize_t part                # rows between two looks for Ctrl-C
     cdef int type_number
@@ -73,20 +75,22 @@ cdef class Stepper:
         self.store = layer._store
         self.num_layers = layer.num_layers
         self.input_size = layer.input_size
-        self.output_size = layer.hidden_size
+        self.output_size = layer._state_size
         dtype = layer.dtype
         self.itemsize = dtype.itemsize
         self.type_number = dtype.num
-        self.row_bytes = layer.hidden_size * self.itemsize
-        shape = (self.num_layers, self.count, layer.hidden_size)
-        self.h = aligned_empty((2, *shape), dtype, zero=True)
-        self.c = aligned_empty((2, *shape), dtype, zero=True) if len(layer._states) == 2 else None
+        self.row_bytes = self.output_size * self.itemsize
+        shape = (2, self.num_layers, self.count)
+        self.h = aligned_empty((*shape, self.output_size), dtype, zero=True)
+        self.c = aligned_empty((*shape, layer.hidden_size), dtype, zero=True) if len(layer._states) == 2 else None
         self.layers = <layer_description *>calloc(self.num_layers, sizeof(layer_description))
         self.rows = <step_rows *>calloc(2 * self.num_layers, sizeof(step_rows))
         if self.layers == NULL or self.rows == NULL:
             raise MemoryError
         for k in range(2 * self.num_layers):
             allocate_rows(&self.rows[k], self.count)
+            self.rows[k].h_in = self.rows[k].h_prev
+            self.rows[k].c_next = self.rows[k].c
         self._refresh()
         for slot in range(2):
             for k in range(self.num_layers):
@@ -105,22 +109,26 @@ cdef class Stepper:
         cdef char *c = NULL if self.c is None else <char *>cnp.PyArray_DATA(self.c)
         cdef char *h = <char *>cnp.PyArray_DATA(self.h)
         cdef Py_ssize_t slot_bytes = self.num_layers * self.count * self.row_bytes
-        cdef Py_ssize_t r, row
+        cdef Py_ssize_t c_bytes = self.layer.hidden_size * self.itemsize
+        cdef Py_ssize_t c_slot_bytes = self.num_layers * self.count * c_bytes
+        cdef Py_ssize_t r, row, c_row
         for r in range(self.count):
             row = (k * self.count + r) * self.row_bytes
+            c_row = (k * self.count + r) * c_bytes
             rows.h_prev[r] = h + slot * slot_bytes + row
             rows.h[r] = h + (1 - slot) * slot_bytes + row
             if c != NULL:
-                rows.c_prev[r] = c + slot * slot_bytes + row
-                rows.c[r] = c + (1 - slot) * slot_bytes + row
+                rows.c_prev[r] = c + slot * c_slot_bytes + c_row
+                rows.c[r] = c + (1 - slot) * c_slot_bytes + c_row
             # Layer k + 1 reads the new h of layer k; only the first x and the last y come from the caller.
             rows.y[r] = rows.h[r]
             rows.x[r] = NULL if k == 0 else h + (1 - slot) * slot_bytes + row - self.count * self.row_bytes
 
     cdef _refresh(self):
         """Take the layer's current weights."""
-        cdef Py_ssize_t k, r, most = 0
+        cdef Py_ssize_t k, r, most = 0, work = 0
         cdef int slot
+        cdef step_rows *rows
         cdef Weights packed
         snapshot = self.store.snapshot
         weights = self.layer._packed(snapshot)
@@ -130,16 +138,18 @@ cdef class Stepper:
             self.layers[k] = describe(packed, self.count)
             self.operations += packed.operations
             most = max(most, scratch_bytes(&self.layers[k], self.count))
+            work = max(work, work_bytes(&self.layers[k]))
         self.part = rows_per_part(self.operations)
-        self.scratch = aligned_empty((most,), np.uint8)
+        self.scratch = aligned_empty((work + most,), np.uint8)
+        self.work = <char *>cnp.PyArray_DATA(self.scratch)
         for slot in range(2):
             for k in range(self.num_layers):
-                scratch_gates(
-                    &self.layers[k], &self.rows[slot * self.num_layers + k], self.count,
-                    <char *>cnp.PyArray_DATA(self.scratch),
-                )
+                rows = &self.rows[slot * self.num_layers + k]
+                scratch_rows(&self.layers[k], rows, self.count, self.work + work)
                 for r in range(self.count):
-                    self.rows[slot * self.num_layers + k].start[r] = self.layers[k].bias
+                    rows.start[r] = self.layers[k].bias
+                    rows.keep_h[r] = self.layers[k].keep_h
+                    rows.keep_c[r] = self.layers[k].keep_c
         self.weights = weights
         self.snapshot = snapshot
 
@@ -243,8 +253,11 @@ cdef class Stepper:
                 some = min(self.count - row, self.part)
                 state = release(self.operations * some)
                 for k in range(self.num_layers):
-                    part = from_row(&rows[k], row)
-                    step(&self.layers[k], &part, some, True, False, self.slot)
+                    if row == 0:
+                        step(&self.layers[k], &rows[k], some, True, False, self.slot, self.work)
+                    else:
+                        part = from_row(&rows[k], row)
+                        step(&self.layers[k], &part, some, True, False, self.slot, self.work)
                 take_back(state)
                 row += some
                 if row < self.count:

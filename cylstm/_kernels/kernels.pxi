@@ -54,6 +54,33 @@ cdef extern from "table.h" nogil:
         real *const *out
         Py_ssize_t out_offset
         const char *next
+    const int SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN
+    const int SOFTPLUS, LINEAR, SWISH, GELU
+    const int UNCOUPLED, FORGET_IS_REST, INPUT_IS_REST
+    const int NOT_NORMALISED, NORMALISED_JOINTLY, NORMALISED_PER_GATE
+    ctypedef struct activation:
+        int kind
+        double alpha
+        double beta
+    ctypedef struct cell_options:
+        activation gate
+        activation candidate
+        activation output
+        activation projection
+        double clip_gates
+        double clip_cell
+        double clip_projection
+        int coupling
+        int normalisation
+        double epsilon
+        const real *extras
+        Py_ssize_t width
+        Py_ssize_t peephole
+        Py_ssize_t gain
+        Py_ssize_t gain_h
+        Py_ssize_t shift
+        Py_ssize_t gain_c
+        Py_ssize_t shift_c
     ctypedef struct forward_rows:
         real *const *gates
         real *const *recurrent
@@ -62,6 +89,9 @@ cdef extern from "table.h" nogil:
         real *const *c
         real *const *h
         real *const *y
+        real *const *second
+        const cell_options *options
+        real *scratch
         Py_ssize_t first
         Py_ssize_t count
         Py_ssize_t gates_offset
@@ -82,6 +112,13 @@ cdef extern from "table.h" nogil:
         Py_ssize_t gates_offset
         Py_ssize_t unit_offset
         Py_ssize_t units
+        real *const *second
+        real *const *dh_prev
+        real *const *dextras
+        const cell_options *options
+        real *scratch
+    ctypedef void forward_function(const forward_rows *) noexcept nogil
+    ctypedef void backward_function(const backward_rows *) noexcept nogil
     ctypedef void activation_function(Py_ssize_t count, real *x) noexcept nogil
     ctypedef void activation_backward_function(Py_ssize_t count, const real *y, real *dy) noexcept nogil
     ctypedef struct kernel_table:
@@ -91,14 +128,30 @@ cdef extern from "table.h" nogil:
         void (*tile)(Py_ssize_t, Py_ssize_t, const tile_product *) noexcept nogil
         void (*sum_row)(Py_ssize_t, const tile_product *) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
-        void (*lstm_forward)(const forward_rows *) noexcept nogil
-        void (*gru_forward)(const forward_rows *) noexcept nogil
-        void (*rnn_tanh_forward)(const forward_rows *) noexcept nogil
-        void (*rnn_relu_forward)(const forward_rows *) noexcept nogil
-        void (*lstm_backward)(const backward_rows *) noexcept nogil
-        void (*gru_backward)(const backward_rows *) noexcept nogil
-        void (*rnn_tanh_backward)(const backward_rows *) noexcept nogil
-        void (*rnn_relu_backward)(const backward_rows *) noexcept nogil
+        forward_function *lstm_forward
+        forward_function *gru_forward
+        forward_function *rnn_tanh_forward
+        forward_function *rnn_relu_forward
+        backward_function *lstm_backward
+        backward_function *gru_backward
+        backward_function *rnn_tanh_backward
+        backward_function *rnn_relu_backward
+        forward_function *lstm_variant_forward
+        forward_function *gru_variant_forward
+        forward_function *rnn_variant_forward
+        forward_function *gru_before_forward
+        forward_function *gru_before_second_forward
+        forward_function *projection_forward
+        backward_function *lstm_variant_backward
+        backward_function *gru_variant_backward
+        backward_function *rnn_variant_backward
+        backward_function *gru_before_backward
+        backward_function *gru_before_second_backward
+        backward_function *projection_backward
+        void (*blend)(Py_ssize_t, const real *, const real *, const real *, real *, real *) noexcept nogil
+        void (*unblend)(Py_ssize_t, const real *, const real *, real *, real *) noexcept nogil
+        void (*scale)(Py_ssize_t, const real *, const real *, real *) noexcept nogil
+        void (*add)(Py_ssize_t, const real *, real *) noexcept nogil
         activation_function *relu
         activation_function *sigmoid
         activation_function *tanh
@@ -813,6 +866,9 @@ cdef void rnn_relu_backward(const backward_rows *rows) noexcept nogil:
     rnn_backward(True, rows)
 
 
+include "variants.pxi"
+
+
 cdef kernel_table functions
 functions.itemsize = sizeof(real)
 functions.lanes = LANES
@@ -828,6 +884,22 @@ functions.lstm_backward = &lstm_backward
 functions.gru_backward = &gru_backward
 functions.rnn_tanh_backward = &rnn_tanh_backward
 functions.rnn_relu_backward = &rnn_relu_backward
+functions.lstm_variant_forward = &lstm_variant_forward
+functions.gru_variant_forward = &gru_variant_forward
+functions.rnn_variant_forward = &rnn_variant_forward
+functions.gru_before_forward = &gru_before_forward
+functions.gru_before_second_forward = &gru_before_second_forward
+functions.projection_forward = &projection_forward
+functions.lstm_variant_backward = &lstm_variant_backward
+functions.gru_variant_backward = &gru_variant_backward
+functions.rnn_variant_backward = &rnn_variant_backward
+functions.gru_before_backward = &gru_before_backward
+functions.gru_before_second_backward = &gru_before_second_backward
+functions.projection_backward = &projection_backward
+functions.blend = &blend
+functions.unblend = &unblend
+functions.scale = &scale
+functions.add = &add
 functions.relu = &relu_all
 functions.sigmoid = &sigmoid_all
 functions.tanh = &tanh_all

@@ -37,6 +37,39 @@ typedef struct {
                                        NULL: nothing */
 } tile_product;
 
+/* An activation, or its derivative, by what kind it is; alpha and beta where it has them. */
+enum {
+    SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN, SOFTPLUS,
+    LINEAR, SWISH, GELU
+};
+
+typedef struct {
+    int kind;
+    double alpha, beta;
+} activation;
+
+enum { UNCOUPLED, FORGET_IS_REST, INPUT_IS_REST };      /* f = 1 - i; i = 1 - f */
+enum { NOT_NORMALISED, NORMALISED_JOINTLY, NORMALISED_PER_GATE };
+
+/* What a cell does that has options, the same in every step. The rows of `extras` are parameters of one value per
+ * unit, padded with zeros to whole blocks; the fields after it say where some begin. */
+typedef struct {
+    activation gate, candidate, output, projection;
+    double clip_gates, clip_cell, clip_projection;      /* infinity: not clipped */
+    int coupling;
+    int normalisation;
+    double epsilon;                 /* added to the variance */
+    const real *extras;             /* (n, width) */
+    Py_ssize_t width;               /* blocks * LANES */
+    Py_ssize_t peephole;            /* rows i, f, o; with coupling the kept one, o; -1: none */
+    Py_ssize_t gain;                /* G rows: of the normalised sums, jointly: of those of x */
+    Py_ssize_t gain_h;              /* G rows: of the normalised sums of h */
+    Py_ssize_t shift;               /* G rows: the bias, where it follows a normalisation */
+    Py_ssize_t gain_c, shift_c;     /* a row each */
+} cell_options;
+
+#define VARIANT_SCRATCH 24          /* rows of `width` that a variant's row function may use */
+
 /* Some units of some rows of one step. Each pointer is to a row's first unit (gates: to its first block). */
 typedef struct {
     real *const *gates;             /* (blocks, G, LANES)  INOUT  in: pre-activations, out: activations */
@@ -46,6 +79,9 @@ typedef struct {
     real *const *c;                 /* (H,)  OUT  may be c_prev */
     real *const *h;                 /* (H,)  OUT */
     real *const *y;                 /* (H,)  OUT  the layer's output, the same values as h */
+    real *const *second;            /* (blocks, LANES)  INOUT  the sums of a second product, where there is one */
+    const cell_options *options;    /* of a cell that has some */
+    real *scratch;                  /* (VARIANT_SCRATCH, width) for those */
     Py_ssize_t first, count;        /* the rows first .. first + count - 1 */
     Py_ssize_t gates_offset;        /* where the gates of the first block begin */
     Py_ssize_t recurrent_offset;    /* likewise */
@@ -65,6 +101,11 @@ typedef struct {
     Py_ssize_t first, count;        /* the rows first .. first + count - 1 */
     Py_ssize_t gates_offset;        /* where the gates of the first block begin, in recurrent too */
     Py_ssize_t unit_offset, units;  /* the hidden units unit_offset .. unit_offset + units - 1; offset: whole blocks */
+    real *const *second;            /* (blocks, LANES)  INOUT  in: sums, out: the gradient of those */
+    real *const *dh_prev;           /* (blocks, LANES)  INOUT  what h_prev gets by another way than a product is added */
+    real *const *dextras;           /* (n, width)  INOUT  the gradients of options.extras are added, for each row apart */
+    const cell_options *options;
+    real *scratch;
 } backward_rows;
 
 typedef void forward_function(const forward_rows *rows);
@@ -88,6 +129,17 @@ typedef struct {
                  real *out, Py_ssize_t out_step);
     forward_function *lstm_forward, *gru_forward, *rnn_tanh_forward, *rnn_relu_forward;
     backward_function *lstm_backward, *gru_backward, *rnn_tanh_backward, *rnn_relu_backward;
+    /* With options; and of cells in two phases, a second product between two row functions. The first writes its h
+     * where that product reads: into y too. Backward, the second's comes first. */
+    forward_function *lstm_variant_forward, *gru_variant_forward, *rnn_variant_forward;
+    forward_function *gru_before_forward, *gru_before_second_forward, *projection_forward;
+    backward_function *lstm_variant_backward, *gru_variant_backward, *rnn_variant_backward;
+    backward_function *gru_before_backward, *gru_before_second_backward, *projection_backward;
+    /* Rows of noise, each array (count,). */
+    void (*blend)(Py_ssize_t count, const real *keep, const real *old, const real *fresh, real *out, real *copy);
+    void (*unblend)(Py_ssize_t count, const real *keep, const real *dy, real *d, real *carry);
+    void (*scale)(Py_ssize_t count, const real *factors, const real *x, real *out);
+    void (*add)(Py_ssize_t count, const real *x, real *to);
     activation_function *relu, *sigmoid, *tanh, *softmax;
     activation_backward_function *relu_backward, *sigmoid_backward, *tanh_backward, *softmax_backward;
 } kernel_table;

@@ -129,6 +129,8 @@ def make(kind, given=(), keras_options=None, *, repeat=False, **options):
     arrays["x"] = arrays["x"].astype(np.float32)
     if "state" in given:
         arrays |= {f"{name}_0": arrays[f"{name}_0"].astype(np.float32) for name in names}
+    if repeat:
+        options["padding"] = "repeat"
     return arrays, {"semantics": "keras"} | options
 
 
@@ -165,15 +167,15 @@ def cases():
     for merge in MERGES:
         base = {"kind": "lstm", "bidirectional": True, "merge": merge}
         yield f"lstm_bidirectional_{merge}", base | {"given": ["state"]}
-        yield f"lstm_bidirectional_{merge}_mask", base | {"given": ["mask"], "padding": "zero"}
+        yield f"lstm_bidirectional_{merge}_mask", base | {"given": ["mask"]}
     base = {"kind": "lstm", "bidirectional": True, "given": ["state", "mask"], "repeat": True}
     yield "lstm_bidirectional_concat_mask_repeat", base
     yield "lstm_bidirectional_mul_mask_repeat", base | {"merge": "mul"}
     base = {"kind": "gru", "bidirectional": True, "given": ["state", "mask"]}
     yield "gru_bidirectional_sum_mask_repeat", base | {"merge": "sum", "repeat": True}
-    yield "gru_reset_before_bidirectional_none_mask", base | {"reset_after": False, "merge": None, "padding": "zero"}
+    yield "gru_reset_before_bidirectional_none_mask", base | {"reset_after": False, "merge": None}
     base = {"kind": "rnn", "bidirectional": True, "given": ["state", "lengths"]}
-    yield "rnn_bidirectional_average_lengths", base | {"merge": "average", "padding": "zero"}
+    yield "rnn_bidirectional_average_lengths", base | {"merge": "average"}
     yield "rnn_bidirectional_mul_lengths_repeat", base | {"merge": "mul", "repeat": True}
 
     for activation in ACTIVATIONS:
