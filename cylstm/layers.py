@@ -294,6 +294,8 @@ class Recurrent(Layer):
             validation.number("dropout", dropout, 0.0, 1.0),
             **{name: validation.number(name, p, 0.0, 1.0, high_open=True) for name, p in rates.items()},
         )
+        if self._noise == stack.QUIET:
+            self._noise = stack.QUIET  # so that one comparison tells that there is none
         if "c" not in self._states and self._noise.zoneout_c:
             raise ValueError(f"zoneout_c is {zoneout_c}, but this cell has no c: expected 0")
         given = {"reverse": reverse, **self._scheme._asdict(), **self._noise._asdict()}
@@ -329,6 +331,7 @@ class Recurrent(Layer):
             self.num_layers * directions * self._gates * max(self.hidden_size, 16) * width * 4 * dtype.itemsize,
         )
         shapes = self._parameter_shapes()
+        self._names = [name.removesuffix("_l0") for name in shapes if name.endswith("_l0")]
         if arrays is None:
             arrays = self._initial(validation.generator(rng), shapes, dtype)
         given = {
@@ -386,13 +389,8 @@ class Recurrent(Layer):
         """The packed weights of a snapshot, made on first use. Two threads may both make them; one is kept."""
         if snapshot.packed is None:
             p = snapshot.arrays
-            names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", *self._more_shapes()]
             snapshot.packed = [
-                Weights(
-                    self._cell,
-                    {name: p[name + suffix] for name in names if name + suffix in p},
-                    self._cell_options,
-                )
+                Weights(self._cell, {name: p[name + suffix] for name in self._names}, self._cell_options)
                 for _, suffix in self._suffixes()
             ]
         return snapshot.packed
@@ -464,10 +462,10 @@ class Recurrent(Layer):
             units = max(self._hidden_size, 16)
             values += layers * ((12 if self._cell_options else 6) * units + self._input_size + width)
         validation.memory("this pass", (steps + 3) * batch * values * dtype.itemsize)
-        if scheme.merge is None:
-            out, y = zip(*(self._new_output(steps, batch, batched) for _ in range(directions)), strict=True)
+        if not batched or self._batch_first or scheme.merge is None:
+            out, y = self._new_outputs(steps, batch, batched)
         else:
-            out, y = self._new_output(steps, batch, batched)
+            out = y = np.empty((steps, batch, self._output_size), dtype)
         snapshot = self._store.snapshot
         weights = self._packed(snapshot)
         if tape is None:
@@ -485,13 +483,20 @@ class Recurrent(Layer):
 
     __call__ = forward
 
-    def _new_output(self, steps, batch, batched):
-        """(an output as the caller gets it, the same time-major)."""
-        if self._batch_first and batched:
-            out = np.empty((batch, steps, self._output_size), self._dtype)
-            return out, out.swapaxes(0, 1)
-        y = np.empty((steps, batch, self._output_size), self._dtype)
-        return y if batched else y[:, 0], y
+    def _new_outputs(self, steps, batch, batched):
+        """(the output as the caller gets it, the same time-major); pairs of that if directions are not merged."""
+        pairs = []
+        for _ in range(2 if self.merge is None else 1):
+            if not batched:
+                y = np.empty((steps, batch, self._output_size), self._dtype)
+                pairs.append((y[:, 0], y))
+            elif self._batch_first:
+                out = np.empty((batch, steps, self._output_size), self._dtype)
+                pairs.append((out, out.swapaxes(0, 1)))
+            else:
+                y = np.empty((steps, batch, self._output_size), self._dtype)
+                pairs.append((y, y))
+        return zip(*pairs, strict=True) if self.merge is None else pairs[0]
 
     def _as_state(self, states, batched):
         """As the caller knows them: (h, c), or h alone."""
@@ -552,18 +557,15 @@ class Recurrent(Layer):
             stack.load_blas()
             tape.spend()
             dx, dstates_0, gradients = stack.backward(record, dy, dstates_n)
-        found = {
-            name + suffix: value
-            for (_, suffix), of_layer in zip(self._suffixes(), gradients, strict=True)
-            for name, value in of_layer.items()
-        }
+        parameters = {}
+        for (_, suffix), found in zip(self._suffixes(), gradients, strict=True):
+            for name in self._names:
+                parameters[name + suffix] = found[name]
         if not record.batched:
             dx = dx[:, 0]
         elif self.batch_first:
             dx = np.ascontiguousarray(dx.swapaxes(0, 1))
-        return Gradients(
-            dx, self._as_state(dstates_0, record.batched), {name: found[name] for name in self.parameters}
-        )
+        return Gradients(dx, self._as_state(dstates_0, record.batched), parameters)
 
     def _time_major(self, name, dy, record):
         """dy (T, B, width), checked."""

@@ -90,71 +90,89 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
     """
     steps, batch, _ = x.shape
     layers = len(weights)
-    num_directions = len(scheme.directions)
+    directions, merge, _, empty = scheme
+    num_directions = len(directions)
+    partial_ = lengths is not None or mask is not None
     packed = weights[0]
     dtype = packed.dtype
-    h = np.zeros((2, layers, batch, packed.state_size), dtype)  # two slots that take turns; of c one is enough,
-    c = None
-    if packed.has_c:  # unless zoneout needs what it was
-        c = np.zeros((2 if packed.zoneout else 1, layers, batch, packed.hidden_size), dtype)
+    has_c = packed.has_c
+    # h in two slots that take turns, then c, for which one is enough unless zoneout needs what it was
+    states = np.zeros((packed.state_slots, layers, batch, packed.widest_state), dtype)
     if states_0 is not None:
-        h[0] = states_0[0]
-        if c is not None:
-            c[0] = states_0[1]
+        states[0, :, :, : packed.state_size] = states_0[0]
+        if has_c:
+            states[2, :, :, : packed.hidden_size] = states_0[1]
     for first in range(0, layers, num_directions):
         last = first + num_directions
         out = y if last == layers else np.empty((steps, batch, weights[last].input_size), dtype)
-        parts = _parts(out, scheme, lengths, mask, weights[first].state_size)
+        parts = [out]
+        if partial_ or num_directions == 2:
+            parts = _parts(out, num_directions, merge, partial_, packed.state_size)
         _run(sequence.forward, steps, batch, [
-            (weights[k], sequence.Pass(x, parts[k - first], h[:, k], None if c is None else c[:, k], lengths, mask,
-                                       scheme.directions[k - first]))
+            (weights[k], sequence.Pass(x, parts[k - first], states[:2, k], states[2:, k] if has_c else None, lengths,
+                                       mask, directions[k - first]))
             for k in range(first, last)
         ])  # fmt: skip
-        _merge(out, parts, scheme, lengths, mask, last == layers)
+        if partial_ and last == layers:
+            _pad_parts(parts, scheme, lengths, mask)
+        if num_directions == 2:
+            _merge(out, parts, merge)
         x = out
-    states_n = [h[steps % 2]] if c is None else [h[steps % 2], c[steps % len(c)]]
-    _empty_states(states_n, scheme, steps, lengths, mask)
+    states_n = [states[steps % 2]]
+    if has_c:
+        states_n.append(states[2 + steps % 2 if packed.zoneout else 2])
+    if packed.projected:
+        sizes = packed.state_size, packed.hidden_size
+        states_n = [part[:, :, :size].copy() for part, size in zip(states_n, sizes, strict=False)]
+    if empty == "zero":
+        _clear_empty(states_n, steps, lengths, mask)
     return states_n
 
 
-def _parts(out, scheme, lengths, mask, width):
-    """Where each direction writes: the halves of ``out``, or arrays of their own. Zeros where a step is not valid."""
-    if scheme.merge == "concat":
-        parts = [out] if len(scheme.directions) == 1 else [out[:, :, :width], out[:, :, width:]]
-    elif scheme.merge is None:
+def _parts(out, num_directions, merge, partial_, width):
+    """Where each direction writes: halves of ``out``, or arrays of their own. Zeros where a step may not be valid."""
+    if num_directions == 1:
+        parts = [out]
+    elif merge == "concat":
+        parts = [out[:, :, :width], out[:, :, width:]]
+    elif merge is None:
         parts = list(out)
     else:
-        parts = [np.empty_like(out) for _ in scheme.directions]
-    if lengths is not None or mask is not None:
+        parts = [np.empty_like(out) for _ in range(num_directions)]
+    if partial_:
         for part in parts:
             part[...] = 0
     return parts
 
 
-def _merge(out, parts, scheme, lengths, mask, outermost):
-    """Fill ``out`` from what the directions have written, in padding too if it is what the caller gets."""
-    if outermost and scheme.padding != "zero" and (lengths is not None or mask is not None):
-        valid = _valid(parts[0].shape[0], lengths, mask)
-        for part, reverse in zip(parts, scheme.directions, strict=True):
-            _pad(part, valid, scheme.padding, reverse)
-    if scheme.merge == "sum":
+def _merge(out, parts, merge):
+    """Fill ``out`` from what two directions have written, unless they wrote there."""
+    if merge == "sum":
         np.add(*parts, out=out)
-    elif scheme.merge == "average":
+    elif merge == "average":
         np.add(*parts, out=out)
         out *= 0.5
-    elif scheme.merge == "mul":
+    elif merge == "mul":
         np.multiply(*parts, out=out)
 
 
-def _merge_backward(dy, scheme, parts, width):
-    """dy of each direction, from that of what :func:`_merge` made."""
-    if scheme.merge == "concat":
-        return [dy] if len(scheme.directions) == 1 else [dy[:, :, :width], dy[:, :, width:]]
-    if scheme.merge is None:
+def _merge_backward(dy, merge, parts, width):
+    """dy of each of two directions, from that of what :func:`_merge` made."""
+    if merge == "concat":
+        return [dy[:, :, :width], dy[:, :, width:]]
+    if merge is None:
         return list(dy)
-    if scheme.merge == "mul":
+    if merge == "mul":
         return [dy * parts[1], dy * parts[0]]
-    return [dy, dy] if scheme.merge == "sum" else [dy * dy.dtype.type(0.5)] * 2
+    return [dy, dy] if merge == "sum" else [dy * dy.dtype.type(0.5)] * 2
+
+
+def _pad_parts(parts, scheme, lengths, mask):
+    """What steps that are not valid output, where that is not the zeros that are there."""
+    if scheme.padding != "zero":
+        valid = _valid(parts[0].shape[0], lengths, mask)
+        for part, reverse in zip(parts, scheme.directions, strict=True):
+            _pad(part, valid, scheme.padding, reverse)
 
 
 def _valid(steps, lengths, mask):
@@ -190,20 +208,20 @@ def _pad_backward(dy, valid, reverse):
     return total
 
 
-def _empty_states(states, scheme, steps, lengths, mask):
-    """Zeros in the final states, or in the gradients of those, of rows without a valid step, if that is asked for."""
-    if scheme.empty == "zero":
-        rows = slice(None) if steps == 0 else slice(0)
-        if steps and (lengths is not None or mask is not None):
-            rows = ~_valid(steps, lengths, mask).any(axis=0)
-        for state in states:
-            state[:, rows] = 0
+def _clear_empty(states, steps, lengths, mask):
+    """Zeros in the final states, or in the gradients of those, of rows without a valid step."""
+    rows = slice(None) if steps == 0 else slice(0)
+    if steps and (lengths is not None or mask is not None):
+        rows = ~_valid(steps, lengths, mask).any(axis=0)
+    for state in states:
+        state[:, rows] = 0
 
 
 def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape):
     """As :func:`forward`, leaving on ``tape`` what :func:`backward` needs; returns the final states and the Record."""
     steps, batch, _ = x.shape
     num_directions = len(scheme.directions)
+    partial_ = lengths is not None or mask is not None
     dtype = weights[0].dtype
     has_c = weights[0].has_c
     record = Record()
@@ -229,7 +247,7 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
         out = y
         if last != len(weights):
             out = tape.buffer(("y", layer % 2), (steps, batch, weights[last].input_size), dtype)
-        parts = _parts(out, scheme, lengths, mask, weights[first].state_size)
+        parts = _parts(out, num_directions, scheme.merge, partial_, weights[0].state_size)
         arguments = []
         for k in range(first, last):
             packed = record.weights[k]
@@ -250,12 +268,16 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
             states_n[0][k] = arrays.h[after]
             if has_c:
                 states_n[1][k] = arrays.c[after]
-        _merge(out, parts, scheme, lengths, mask, last == len(weights))
-        record.outputs.append([part.copy() for part in parts] if scheme.merge == "mul" else None)
+        if partial_ and last == len(weights):
+            _pad_parts(parts, scheme, lengths, mask)
+        if num_directions == 2:
+            _merge(out, parts, scheme.merge)
+        record.outputs.append(parts if scheme.merge == "mul" else None)
         if noise.dropout and last != len(weights):
             _drop(out, record, layer, noise.dropout)
         x = out
-    _empty_states(states_n, scheme, steps, lengths, mask)
+    if scheme.empty == "zero":
+        _clear_empty(states_n, steps, lengths, mask)
     return states_n, record
 
 
@@ -290,6 +312,8 @@ def _taped_pass(tape, record, packed, k, x, y, lengths, mask):
         arrays.second = tape.buffer(("second", *key), (steps, batch, packed.state_blocks, packed.lanes), dtype)
     if packed.zoneout and packed.has_c:
         arrays.c_fresh = tape.buffer(("c_fresh", *key), (steps, batch, packed.hidden_size), dtype)
+    if noise is QUIET:
+        return arrays, rows, inner, {}
     masks = {}
     if noise.input_dropout:
         masks["x"] = _factors((1, batch, width), dtype, record, _INPUT, k, noise.input_dropout)
@@ -376,7 +400,7 @@ def backward(record, dy, dstates_n):
     dstates_0 = [np.empty((len(weights), batch, width), dtype) for width in widths]
     if dstates_n is not None and scheme.empty == "zero":
         dstates_n = [part.copy() for part in dstates_n]
-        _empty_states(dstates_n, scheme, steps, lengths, mask)
+        _clear_empty(dstates_n, steps, lengths, mask)
     gradients = [None] * len(weights)
     for first in range(len(weights) - num_directions, -1, -num_directions):
         last = first + num_directions
@@ -387,10 +411,9 @@ def backward(record, dy, dstates_n):
         arguments = []
         for k in range(first, last):
             packed = weights[k]
-            dstate = [
-                aligned_empty((batch, blocks * packed.lanes), dtype, zero=True)
-                for blocks in (packed.state_blocks, packed.blocks)
-            ]
+            width = packed.state_blocks * packed.lanes  # both begin at a multiple of a vector
+            dstate = aligned_empty((batch, width + packed.blocks * packed.lanes), dtype, zero=True)
+            dstate = dstate[:, :width], dstate[:, width:]
             if dstates_n is not None:
                 for part, given in zip(dstate, dstates_n, strict=False):
                     part[:, : given.shape[2]] = given[k]
@@ -401,9 +424,11 @@ def backward(record, dy, dstates_n):
         _run(sequence.backward, steps, batch, arguments)
 
         dx = np.empty((steps, batch, weights[first].input_size), dtype)  # dx = dgates W_ih
-        for k, (packed, arrays, _, *dstate, dextras) in zip(range(first, last), arguments, strict=True):
-            for part, found in zip(dstates_0, dstate, strict=False):
-                part[k] = found[:, : part.shape[2]]
+        for k in range(first, last):
+            packed, arrays, _, dh, dc, dextras = arguments[k - first]
+            dstates_0[0][k] = dh[:, : packed.state_size]
+            if packed.has_c:
+                dstates_0[1][k] = dc[:, : packed.hidden_size]
             gradients[k] = _parameter_gradients(packed, record.rows[k], record.inner[k], arrays, dextras)
             if noise.weight_dropout:
                 gradients[k]["weight_hh"] *= record.masks[k]["weight_hh"]
@@ -422,12 +447,13 @@ def backward(record, dy, dstates_n):
 
 def _dy_parts(record, dy, first):
     """dy of each direction of the layer that begins with number ``first``; zeros if dy is None."""
-    scheme, weights = record.scheme, record.weights
-    width = weights[first].state_size
+    num_directions, width = len(record.scheme.directions), record.weights[first].state_size
     if dy is None:
-        zeros = np.broadcast_to(np.zeros((1, 1, width), weights[0].dtype), (*record.shape, width))
-        return [zeros] * len(scheme.directions)
-    return _merge_backward(dy, scheme, record.outputs[first // len(scheme.directions)], width)
+        zeros = np.broadcast_to(np.zeros((1, 1, width), record.weights[first].dtype), (*record.shape, width))
+        return [zeros] * num_directions
+    if num_directions == 1:
+        return [dy]
+    return _merge_backward(dy, record.scheme.merge, record.outputs[first // 2], width)
 
 
 def _parameter_gradients(packed, rows, inner, arrays, dextras):

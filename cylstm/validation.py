@@ -117,7 +117,8 @@ def shape(name, value, expected, words):
 
 def sequence(x, dtype, input_size, batch_first):
     """x as (T, B, I), and whether it came with a batch axis."""
-    x = array("x", x, dtype)
+    if type(x) is not np.ndarray or x.dtype is not dtype:  # what array() asks first
+        x = array("x", x, dtype)
     axes = x.shape
     if len(axes) == 3 and axes[2] == input_size:
         x = rows_contiguous("x", x)

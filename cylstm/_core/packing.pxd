@@ -48,6 +48,9 @@ cdef class Weights:
     cdef readonly Py_ssize_t lanes
     cdef readonly Py_ssize_t operations   # multiply-adds of one row in one step
     cdef readonly Py_ssize_t extra_rows   # parameters of one value per unit, in rows of blocks * lanes
+    cdef readonly Py_ssize_t state_slots  # of h, two, and of c, in a pass without a tape
+    cdef readonly Py_ssize_t widest_state
+    cdef readonly bint projected          # state_size is not hidden_size
     cdef readonly bint has_c
     cdef readonly bint apart              # what h adds to the pre-activations has a buffer of its own
     cdef readonly bint two_phases

@@ -207,7 +207,7 @@ cdef class Weights:
     """The packed parameters of one layer in one direction.
 
     ``parameters``: by their names without suffix, C-contiguous, of one dtype: weight_ih (G*H, I), weight_hh (G*H, P)
-    and what the cell has besides: bias_ih, bias_hh (G*H,); a projection, weight_hr, or weight_ho with bias_ho (P,), both
+    and what the cell has besides: bias_ih, bias_hh (G*H,); weight_hr, or weight_ho with bias_ho (P,), both
     (P, H); weight_peephole and those of a layer normalisation. The two biases of one sum are added, and rounded, here.
     ``options``: those of the cell, without what says nothing new.
     """
@@ -258,6 +258,9 @@ cdef class Weights:
         bias = bias_ih + bias_hh
         if len(options) > 0:
             self._pack_extras(options, bias)
+        self.state_slots = 2 + (1 + self.zoneout if self.has_c else 0)
+        self.widest_state = max(self.state_size, self.hidden_size)
+        self.projected = self.state_size != self.hidden_size
         if options.get("layer_norm") is not None:  # the bias comes after it
             bias = bias_ih = bias_hh = none
         if self.apart:
