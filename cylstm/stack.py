@@ -105,9 +105,7 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
     for first in range(0, layers, num_directions):
         last = first + num_directions
         out = y if last == layers else np.empty((steps, batch, weights[last].input_size), dtype)
-        parts = [out]
-        if partial_ or num_directions == 2:
-            parts = _parts(out, num_directions, merge, partial_, packed.state_size)
+        parts = [out] if num_directions == 1 else _parts(out, merge, packed.state_size)
         _run(sequence.forward, steps, batch, [
             (weights[k], sequence.Pass(x, parts[k - first], states[:2, k], states[2:, k] if has_c else None, lengths,
                                        mask, directions[k - first]))
@@ -129,20 +127,13 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
     return states_n
 
 
-def _parts(out, num_directions, merge, partial_, width):
-    """Where each direction writes: halves of ``out``, or arrays of their own. Zeros where a step may not be valid."""
-    if num_directions == 1:
-        parts = [out]
-    elif merge == "concat":
-        parts = [out[:, :, :width], out[:, :, width:]]
-    elif merge is None:
-        parts = list(out)
-    else:
-        parts = [np.empty_like(out) for _ in range(num_directions)]
-    if partial_:
-        for part in parts:
-            part[...] = 0
-    return parts
+def _parts(out, merge, width):
+    """Where each of two directions writes: halves of ``out``, or arrays of their own."""
+    if merge == "concat":
+        return [out[:, :, :width], out[:, :, width:]]
+    if merge is None:
+        return list(out)
+    return [np.empty_like(out), np.empty_like(out)]
 
 
 def _merge(out, parts, merge):
@@ -247,7 +238,7 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
         out = y
         if last != len(weights):
             out = tape.buffer(("y", layer % 2), (steps, batch, weights[last].input_size), dtype)
-        parts = _parts(out, num_directions, scheme.merge, partial_, weights[0].state_size)
+        parts = [out] if num_directions == 1 else _parts(out, scheme.merge, weights[0].state_size)
         arguments = []
         for k in range(first, last):
             packed = record.weights[k]

@@ -39,7 +39,7 @@ cdef class Pass:
     ::
 
         x          (T, B, I)                   IN
-        y          (T, B, P)                   OUT    at active steps only
+        y          (T, B, P)                   OUT    zeros where a row is not active
         h          (2 or T+1, B, P)            INOUT  slot 0 (reverse tape: T) in: h_0
         c          (1, 2 or T+1, B, H)         INOUT  likewise c_0; None: the cell has no c. 2: with zoneout
         lengths    (B,) intp, or None          IN     a row is active while t < lengths[row],
@@ -569,10 +569,13 @@ cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) no
                         special_row(run, count, row, t, h_slot)
                     count += 1
                     total += 1
-                else:  # carries its state over
-                    memcpy(at(&run.h, h_next, row), at(&run.h, h_slot, row), h_bytes)
-                    if run.layer.cell.has_c and c_next != c_slot:
-                        memcpy(at(&run.c, c_next, row), at(&run.c, c_slot, row), c_bytes)
+                else:
+                    memset(at(&run.y, t, row), 0, h_bytes)
+                    # It carries its state over. Slots that take turns both have it after the first such step.
+                    if run.taped or s == 0 or is_active(&run.active, row, time_of(&run.now, s - 1)):
+                        memcpy(at(&run.h, h_next, row), at(&run.h, h_slot, row), h_bytes)
+                        if run.layer.cell.has_c and c_next != c_slot:
+                            memcpy(at(&run.c, c_next, row), at(&run.c, c_slot, row), c_bytes)
                     if run.special:
                         special_rest(run, row, t, h_slot)
             step(&run.layer, rows, count, run.chunk == 0, run.taped, s & 1, run.work)
