@@ -16,6 +16,7 @@ from cylstm.data import load_digits
 
 ROOT = Path(cylstm.__file__).parents[1]
 MNIST = Path(__file__).parents[1] / "examples" / "mnist_rows.py"
+LEARNED_STATE = MNIST.with_name("learned_initial_state.py")
 
 
 def python(cwd, *arguments):
@@ -305,3 +306,9 @@ def test_a_damaged_mnist_file_is_named(mnist, name, damage, message):
 def test_as_many_mnist_labels_as_images_are_wanted(mnist):
     write_idx(mnist / "train-labels.idx1-ubyte", np.zeros(599, np.uint8))
     assert_refused(python(mnist, MNIST, "."), "(600, 16, 16)", "(599,)")
+
+
+def test_the_example_of_a_learned_initial_state_finds_it(tmp_path):
+    result = python(tmp_path, LEARNED_STATE)
+    assert result.returncode == 0, result.stderr
+    assert "the learned state explains the recording" in result.stdout
