@@ -917,15 +917,13 @@ class RNN(Recurrent):
 
     def _set_options(self, nonlinearity="tanh", clip=None):
         self._nonlinearity = validation.activation("nonlinearity", nonlinearity)
-        self._clip = validation.clip(clip, self._places)
+        self._clip = validation.clip(clip, ("gates",))
         name = self._nonlinearity[0]
         self._cell = f"rnn_{name}"
         if name not in ("tanh", "relu") or "gates" in self._clip:
             self._cell = "rnn_variant"
             self._cell_options |= {"candidate": self._nonlinearity, "clip": self.clip}
         return _differing({"nonlinearity": "tanh", "clip": {}}, {"nonlinearity": self.nonlinearity, "clip": self.clip})
-
-    _places: tuple[str, ...] = ("gates",)
 
 
 def _plain_name(activation):
@@ -957,7 +955,7 @@ class JordanRNN(RNN):
     activation : activation, default "linear"
         Of the output. Each a name, (name, alpha) or (name, alpha, beta): see :class:`LSTM`.
     clip : dict, optional
-        Limits by place: "gates", what the nonlinearity is of; "projection", y.
+        {"gates": limit} of what the nonlinearity is of.
     **cell_options
         Those of every recurrent layer: see :class:`~cylstm.layers.Recurrent`. The h of their descriptions is y here.
     dtype : {"float32", "float64"}
@@ -987,7 +985,6 @@ class JordanRNN(RNN):
     ((5, 3, 2), (1, 3, 2))
     """
 
-    _places = ("gates", "projection")
     output_size = _read_only("state_size", "features of y")
     activation = property(lambda self: _plain_name(self._activation), doc="of the output")
 
@@ -1012,7 +1009,7 @@ class JordanRNN(RNN):
         self._state_name, self._state_size = "output_size", validation.size("output_size", output_size)
         self._activation = validation.activation("activation", activation)
         shown = super()._set_options(nonlinearity, clip)
-        self._cell_options |= {"projection": self._activation, "clip": self.clip}
+        self._cell_options["projection"] = self._activation
         return shown | _differing({"activation": "linear"}, {"activation": self.activation})
 
     def _more_shapes(self):
