@@ -479,6 +479,8 @@ class Recurrent(Layer):
                 record.snapshot = snapshot
                 record.batched = batched
                 tape.keep(record)
+        if batched:
+            return out, tuple(states_n) if len(states_n) > 1 else states_n[0]
         return out, self._as_state(states_n, batched)
 
     __call__ = forward

@@ -90,9 +90,8 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
     """
     steps, batch, _ = x.shape
     layers = len(weights)
-    directions, merge, _, empty = scheme
+    directions, merge, padding, empty = scheme
     num_directions = len(directions)
-    partial_ = lengths is not None or mask is not None
     packed = weights[0]
     dtype = packed.dtype
     has_c = packed.has_c
@@ -106,12 +105,13 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
         last = first + num_directions
         out = y if last == layers else np.empty((steps, batch, weights[last].input_size), dtype)
         parts = [out] if num_directions == 1 else _parts(out, merge, packed.state_size)
-        _run(sequence.forward, steps, batch, [
-            (weights[k], sequence.Pass(x, parts[k - first], states[:2, k], states[2:, k] if has_c else None, lengths,
-                                       mask, directions[k - first]))
-            for k in range(first, last)
-        ])  # fmt: skip
-        if partial_ and last == layers:
+        arguments = []
+        for k in range(first, last):
+            c = states[2:, k] if has_c else None
+            arrays = sequence.Pass(x, parts[k - first], states[:2, k], c, lengths, mask, directions[k - first])
+            arguments.append((weights[k], arrays))
+        _run(sequence.forward, steps, batch, arguments)
+        if padding != "zero" and last == layers:
             _pad_parts(parts, scheme, lengths, mask)
         if num_directions == 2:
             _merge(out, parts, merge)
@@ -159,8 +159,8 @@ def _merge_backward(dy, merge, parts, width):
 
 
 def _pad_parts(parts, scheme, lengths, mask):
-    """What steps that are not valid output, where that is not the zeros that are there."""
-    if scheme.padding != "zero":
+    """What steps that are not valid output, instead of the zeros that are there."""
+    if lengths is not None or mask is not None:
         valid = _valid(parts[0].shape[0], lengths, mask)
         for part, reverse in zip(parts, scheme.directions, strict=True):
             _pad(part, valid, scheme.padding, reverse)
@@ -212,7 +212,6 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
     """As :func:`forward`, leaving on ``tape`` what :func:`backward` needs; returns the final states and the Record."""
     steps, batch, _ = x.shape
     num_directions = len(scheme.directions)
-    partial_ = lengths is not None or mask is not None
     dtype = weights[0].dtype
     has_c = weights[0].has_c
     record = Record()
@@ -259,7 +258,7 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
             states_n[0][k] = arrays.h[after]
             if has_c:
                 states_n[1][k] = arrays.c[after]
-        if partial_ and last == len(weights):
+        if scheme.padding != "zero" and last == len(weights):
             _pad_parts(parts, scheme, lengths, mask)
         if num_directions == 2:
             _merge(out, parts, scheme.merge)
