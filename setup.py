@@ -59,11 +59,12 @@ def kernel(level, dtype):
     return Extension(
         f"cylstm._kernels.{level}_{dtype}",
         [f"cylstm/_kernels/{level}_{dtype}.pyx"],
-        depends=["cylstm/_kernels/kernels.pxi", "cylstm/_kernels/simd.h", "cylstm/_kernels/table.h"],
+        depends=[f"cylstm/_kernels/{name}" for name in ("kernels.pxi", "variants.pxi", "simd.h", "table.h")],
         include_dirs=["cylstm/_kernels"],
         define_macros=macros,
         extra_compile_args=[*OPTIMISE, *STRICT, *LEVELS[level]],
         extra_link_args=LINK,
+        libraries=["m"] if GNU else [],  # erfc and log1p, of gelu and softplus
     )
 
 

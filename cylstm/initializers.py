@@ -274,6 +274,13 @@ def set_forget_bias(parameters, value=1.0):
     for name, bias in biases.items():
         if bias.ndim != 1 or len(bias) % 4:
             raise ValueError(f"{name} has shape {bias.shape}, expected (4*hidden_size,)")
+        suffix = name.removeprefix("bias_ih").removeprefix("bias_hh")
+        units = parameters.get("weight_hr" + suffix, parameters.get("weight_hh" + suffix))
+        if units is not None and len(bias) != 4 * units.shape[1]:
+            raise ValueError(
+                f"{name} has shape {bias.shape} with hidden_size={units.shape[1]}, expected (4*hidden_size,): "
+                "for an LSTM with coupled gates use its forget_bias option"
+            )
     for name, bias in biases.items():
         hidden_size = len(bias) // 4
         bias[hidden_size : 2 * hidden_size] = value if name.startswith("bias_ih_l") else 0.0

@@ -4,7 +4,6 @@ import copy
 import math
 import operator
 import os
-import sys
 import threading
 import warnings
 import weakref
@@ -172,7 +171,7 @@ class Layer:
                 f"this {type(self).__name__} was pickled with version {state.get('version')}, expected {PICKLE_VERSION}"
             )
         positional, keywords = state["arguments"]
-        self._build(*positional, **keywords, arrays=state["parameters"])
+        self._build(*positional, **keywords, _arrays=state["parameters"])
 
     def __copy__(self):
         return self.__deepcopy__({})
@@ -202,8 +201,8 @@ class Recurrent(Layer):
     merge : {"concat", "sum", "mul", "average", None}
         What becomes of the outputs of two directions, after each layer. None (for one layer): y is a pair.
     padding : "zero", "repeat" or float, default "zero"
-        What y holds at steps that are not valid: "repeat" a direction's last output before them, in its own order of
-        processing, zeros before its first.
+        What each direction outputs, before they are merged, at steps that are not valid: "repeat" its last output
+        before them, in its own order of processing, zeros before its first.
     empty : {"initial", "zero"}
         The final state of a row without a valid step.
     semantics : {None, "torch", "keras", "onnx"}
@@ -235,7 +234,7 @@ class Recurrent(Layer):
     bidirectional = _read_only("bidirectional", "whether there is a second, reverse direction")
     reverse = property(lambda self: self._scheme.directions == (True,), doc="whether time is walked from its end")
     merge = property(lambda self: self._scheme.merge, doc="what becomes of the outputs of two directions")
-    padding = property(lambda self: self._scheme.padding, doc="what y holds at steps that are not valid")
+    padding = property(lambda self: self._scheme.padding, doc="what a direction outputs at steps that are not valid")
     empty = property(lambda self: self._scheme.empty, doc="the final state of a row without a valid step")
     dropout = property(lambda self: self._noise.dropout, doc="probability of dropout between layers, in training")
     input_dropout = property(lambda self: self._noise.input_dropout, doc="probability of variational dropout of x")
@@ -305,7 +304,7 @@ class Recurrent(Layer):
 
     def _build(
         self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
-        *, dtype="float32", rng=None, arrays=None, **options,
+        *, dtype="float32", rng=None, _arrays=None, **options,
     ):  # fmt: skip
         self._input_size = validation.size("input_size", input_size)
         self._hidden_size = self._state_size = validation.size("hidden_size", hidden_size)
@@ -313,10 +312,18 @@ class Recurrent(Layer):
         self._num_layers = validation.size("num_layers", num_layers)
         if not (isinstance(bias, (bool, np.bool_)) or (isinstance(bias, str) and bias == "single")):
             raise ValueError(f"bias is {bias!r}, expected True, False or 'single'")
-        self._bias = bias if isinstance(bias, str) else bool(bias)
+        self._bias = str(bias) if isinstance(bias, str) else bool(bias)
         self._batch_first = validation.flag("batch_first", batch_first)
         shown, options = self._set_scheme(dropout, bidirectional, **options)
         self._cell_options = {}
+        code = self._set_options.__code__
+        known = code.co_varnames[1 : code.co_argcount]
+        for name in options:
+            if name not in known:
+                allowed = {*known, *stack.Scheme._fields, *stack.QUIET._fields, "reverse", "semantics"}
+                allowed -= {"directions", "dropout", "output_size"}
+                allowed = sorted(allowed if "c" in self._states else allowed - {"zoneout_c"})
+                raise TypeError(f"{type(self).__name__} got {name}, expected options among {', '.join(allowed)}")
         shown |= self._set_options(**options)
         for name in ("zoneout_h", "zoneout_c"):
             if getattr(self._noise, name):
@@ -332,11 +339,12 @@ class Recurrent(Layer):
         )
         shapes = self._parameter_shapes()
         self._names = [name.removesuffix("_l0") for name in shapes if name.endswith("_l0")]
+        arrays = _arrays
         if arrays is None:
             arrays = self._initial(validation.generator(rng), shapes, dtype)
         given = {
             "num_layers": self.num_layers, "bias": self.bias, "batch_first": self.batch_first,
-            "dropout": self.dropout, "bidirectional": self.bidirectional, "dtype": dtype.name,
+            "dropout": shown.pop("dropout", 0.0), "bidirectional": self.bidirectional, "dtype": dtype.name,
         }  # fmt: skip
         defaults = {
             "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
@@ -456,11 +464,17 @@ class Recurrent(Layer):
         if tape is not None and not isinstance(tape, Tape):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
         width = directions * self._state_size
-        # y and, between layers, two outputs; on a tape gates (16 units at least), c, and x | 1 | h of each layer.
+        # y and, between layers, two outputs, or one for each direction; states; on a tape gates (16 units at least), c,
+        # and x | 1 | h of each layer, and with options as much again.
         values = width * (1 if layers == directions else 3)
+        if scheme.merge != "concat":
+            values += 2 * width
         if tape is not None:
             units = max(self._hidden_size, 16)
-            values += layers * ((12 if self._cell_options else 6) * units + self._input_size + width)
+            values += layers * (6 * units + self._input_size + width)
+            if self._cell_options or self._noise is not stack.QUIET:
+                values += layers * (6 * units + 4 * width)
+        values += 4 * layers * max(self._hidden_size, self._state_size) // (steps + 3)
         validation.memory("this pass", (steps + 3) * batch * values * dtype.itemsize)
         if not batched or self._batch_first or scheme.merge is None:
             out, y = self._new_outputs(steps, batch, batched)
@@ -686,7 +700,8 @@ class LSTM(Recurrent):
     coupled = _read_only("coupled", "which of i and f is made of the other")
     clip = property(lambda self: dict(self._clip), doc="limits by place")
     layer_norm = _read_only("layer_norm", "which layer normalisation")
-    activations = _read_only("activations", "(name, alpha, beta) of gates, candidate and output")
+    activations = property(lambda self: tuple(map(_plain_name, self._activations)), doc="gates, candidate and output")
+    forget_bias = _read_only("forget_bias", "the forget gate's bias at the beginning, or None")
     zoneout_c = property(lambda self: self._noise.zoneout_c, doc="probability with which c stays as it was")
 
     def __init__(
@@ -715,28 +730,28 @@ class LSTM(Recurrent):
         self._layer_norm = validation.choice("layer_norm", layer_norm, (None, "joint", "per_gate"))
         self._activations = validation.activations(activations, ("gates", "candidate", "output"))
         if forget_bias is not None:
-            forget_bias = validation.number("forget_bias", forget_bias, -sys.float_info.max, sys.float_info.max)
+            forget_bias = validation.finite("forget_bias", forget_bias)
             if not self.bias or coupled == "f=1-i":
                 why = "bias is False" if not self.bias else "coupled is 'f=1-i', so f has no weights"
                 raise ValueError(f"forget_bias is {forget_bias}, but {why}")
         self._forget_bias = forget_bias
         options = {
             "proj_size": self.proj_size, "peepholes": self.peepholes, "coupled": coupled, "clip": self.clip,
-            "layer_norm": layer_norm, "activations": self.activations,
+            "layer_norm": layer_norm, "activations": self.activations, "forget_bias": forget_bias,
         }  # fmt: skip
         defaults = {
             "proj_size": 0, "peepholes": False, "coupled": None, "clip": {}, "layer_norm": None,
-            "activations": (("sigmoid",), ("tanh",), ("tanh",)),
+            "activations": ("sigmoid", "tanh", "tanh"), "forget_bias": None,
         }  # fmt: skip
         shown = _differing(defaults, options)
         if self.proj_size:
             self._state_name, self._state_size = "proj_size", self.proj_size
             self._cell_options |= {"projection": ("linear",), "clip": self.clip}
         self._cell = "lstm"
-        if shown.keys() - {"proj_size", "clip"} or self.clip.keys() - {"projection"}:
+        if shown.keys() - {"proj_size", "clip", "forget_bias"} or self.clip.keys() - {"projection"}:
             self._cell = "lstm_variant"
             self._cell_options |= {
-                **dict(zip(("gate", "candidate", "output"), self.activations, strict=True)),
+                **dict(zip(("gate", "candidate", "output"), self._activations, strict=True)),
                 "clip": self.clip, "coupled": coupled, "layer_norm": layer_norm,
             }  # fmt: skip
         return shown
@@ -824,7 +839,7 @@ class GRU(Recurrent):
     _states = ("h",)
     reset_after = _read_only("reset_after", "whether r acts on the recurrent product")
     clip = property(lambda self: dict(self._clip), doc="limits by place")
-    activations = _read_only("activations", "(name, alpha, beta) of gates and candidate")
+    activations = property(lambda self: tuple(map(_plain_name, self._activations)), doc="gates and candidate")
 
     def __init__(
         self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
@@ -844,14 +859,14 @@ class GRU(Recurrent):
         self._activations = validation.activations(activations, ("gates", "candidate"))
         self._clip = validation.clip(clip, ("gates",))
         shown = _differing(
-            {"activations": (("sigmoid",), ("tanh",)), "clip": {}}, {"activations": self.activations, "clip": self.clip}
+            {"activations": ("sigmoid", "tanh"), "clip": {}}, {"activations": self.activations, "clip": self.clip}
         )
         self._cell = "gru_variant" if shown else "gru"
         if not reset_after:
             self._cell = "gru_before"
             shown["reset_after"] = False
         if shown:
-            self._cell_options |= dict(zip(("gate", "candidate"), self.activations, strict=True)) | {"clip": self.clip}
+            self._cell_options |= dict(zip(("gate", "candidate"), self._activations, strict=True)) | {"clip": self.clip}
         return shown
 
 
@@ -1056,7 +1071,7 @@ class Dense(Layer):
         self._build(in_features, out_features, bias, activation, dtype=dtype, rng=rng)
 
     def _build(
-        self, in_features, out_features, bias=True, activation=None, *, dtype="float32", rng=None, arrays=None
+        self, in_features, out_features, bias=True, activation=None, *, dtype="float32", rng=None, _arrays=None
     ):
         self._in_features = validation.size("in_features", in_features)
         self._out_features = validation.size("out_features", out_features)
@@ -1071,6 +1086,7 @@ class Dense(Layer):
         if self.bias:
             shapes["bias"] = (self.out_features,)
         validation.memory("these parameters", sum(map(math.prod, shapes.values())) * 4 * dtype.itemsize)
+        arrays = _arrays
         if arrays is None:
             rng = validation.generator(rng)
             bound = 1 / math.sqrt(self.in_features)

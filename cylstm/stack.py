@@ -51,8 +51,8 @@ class Record:
     """What a forward leaves on a tape for :func:`backward`, besides the tape's own buffers."""
 
     __slots__ = (
-        "batched", "call", "inner", "inputs", "layer", "masks", "noise", "outputs", "passes", "rows", "scheme", "seed",
-        "shape", "snapshot", "weights",
+        "batched", "call", "factors", "inner", "inputs", "layer", "masks", "noise", "outputs", "passes", "rows",
+        "scheme", "seed", "shape", "snapshot", "weights",
     )  # fmt: skip
 
 
@@ -192,10 +192,13 @@ def _pad(y, valid, padding, reverse):
 
 def _pad_backward(dy, valid, reverse):
     """dy of repeated outputs, added to that of the steps they repeat: a new array."""
-    source = _repeated(valid, reverse)
-    t, row = np.nonzero(~valid & (source >= 0))
-    total = np.where(valid[:, :, None], dy, dy.dtype.type(0))
-    np.add.at(total, (source[t, row], row), dy[t, row])
+    total = np.zeros(dy.shape, dy.dtype)
+    carried = np.zeros(dy.shape[1:], dy.dtype)  # (B, P): of the steps that repeat the next one to come
+    for t in range(len(dy)) if reverse else range(len(dy) - 1, -1, -1):
+        here = valid[t, :, None]
+        carried += dy[t]
+        np.copyto(total[t], carried, where=here)
+        np.copyto(carried, 0, where=here)
     return total
 
 
@@ -226,8 +229,10 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
     record.outputs = []
     record.masks = []
     record.weights = weights
+    record.factors = [None] * len(weights)
     if noise.weight_dropout:
-        record.weights = [_thinned(packed, record, k, num_directions) for k, packed in enumerate(weights)]
+        record.factors = [_weight_factors(packed, record, k) for k, packed in enumerate(weights)]
+        record.weights = [_thinned(*pair) for pair in zip(weights, record.factors, strict=True)]
     states_n = [np.empty((len(weights), batch, weights[0].state_size), dtype)]
     if has_c:
         states_n.append(np.empty((len(weights), batch, weights[0].hidden_size), dtype))
@@ -313,12 +318,10 @@ def _taped_pass(tape, record, packed, k, x, y, lengths, mask):
         arrays.h_in = h
         arrays.h = tape.buffer(("h", *key), (steps + 1, batch, state_size), dtype)
         arrays.drop_h = _factors((1, batch, state_size), dtype, record, _RECURRENT, k, noise.recurrent_dropout)[0]
-    if noise.zoneout_h or noise.zoneout_c:
+    if noise.zoneout_h:
         arrays.keep_h = _kept((steps, batch, state_size), dtype, record, _ZONEOUT_H, k, noise.zoneout_h)
-        if packed.has_c:
-            arrays.keep_c = _kept((steps, batch, packed.hidden_size), dtype, record, _ZONEOUT_C, k, noise.zoneout_c)
-    if noise.weight_dropout:
-        masks["weight_hh"] = _weight_factors(packed, record, k)
+    if noise.zoneout_c:
+        arrays.keep_c = _kept((steps, batch, packed.hidden_size), dtype, record, _ZONEOUT_C, k, noise.zoneout_c)
     return arrays, rows, inner, masks
 
 
@@ -361,9 +364,9 @@ def _weight_factors(packed, record, k):
     return _factors((1, *shape), packed.dtype, record, _WEIGHT, k, record.noise.weight_dropout)[0]
 
 
-def _thinned(packed, record, k, num_directions):
+def _thinned(packed, factors):
     """DropConnect (Wan et al. 2013; on W_hh: Merity, Keskar & Socher 2018): the packed weights without some of W_hh."""
-    return packed.replaced(weight_hh=packed.arrays["weight_hh"] * _weight_factors(packed, record, k))
+    return packed.replaced(weight_hh=packed.arrays["weight_hh"] * factors)
 
 
 def load_blas():
@@ -419,9 +422,11 @@ def backward(record, dy, dstates_n):
             dstates_0[0][k] = dh[:, : packed.state_size]
             if packed.has_c:
                 dstates_0[1][k] = dc[:, : packed.hidden_size]
+            if lengths is not None or mask is not None:  # a state that no step has seen may be NaN
+                record.rows[k][:, ~_valid(steps, lengths, mask).any(axis=0)] = 0
             gradients[k] = _parameter_gradients(packed, record.rows[k], record.inner[k], arrays, dextras)
             if noise.weight_dropout:
-                gradients[k]["weight_hh"] *= record.masks[k]["weight_hh"]
+                gradients[k]["weight_hh"] *= record.factors[k]
             if noise.input_dropout:
                 part = np.empty_like(dx)
                 _run(sequence.input_gradient, steps, batch, [(packed, arrays.gates, part, False)])

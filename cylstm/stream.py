@@ -39,7 +39,7 @@ class Stream(Stepper):
 
         Returns
         -------
-        ndarray, shape (seq_len, hidden_size) or (seq_len, n, hidden_size)
+        ndarray, shape (seq_len, hidden_size) or (seq_len, n, hidden_size), or with proj_size or output_size instead
 
         Raises
         ------
@@ -62,6 +62,8 @@ class Stream(Stepper):
             x = x[:, None]
         validation.memory("this pass", 2 * x.shape[0] * rows * self.output_size * layer.dtype.itemsize)
         y = np.empty((x.shape[0], rows, self.output_size), layer.dtype)
+        if x.shape[0] == 0:  # the state stays, whatever the layer says of empty sequences
+            return y[:, 0] if single else y
         self._enter()
         try:
             weights = layer._packed(layer._store.snapshot)
@@ -73,6 +75,8 @@ class Stream(Stepper):
     @property
     def state(self):
         """A copy of (h, c), or of h alone, each (num_layers, n, hidden_size), without n where batch_size is None.
+
+        h has proj_size or output_size instead of hidden_size where there is one.
 
         Raises
         ------

@@ -15,6 +15,8 @@ and of cells with options
     ("h", layer, direction)          (T + 1, B, P)                  recurrent dropout: h; rows have the h it has left
     ("c_fresh", layer, direction)    (T, B, H)                      zoneout: c as the step made it
 
+Factors of dropout and what zoneout keeps are made for each call, and stay with its record.
+
 The h of ``rows`` has slots as c has; x_t stands beside the h that step t begins with, in slot t, in reverse t + 1. Of a
 cell with options gates stay the sums that the products made, and backward makes the activations again.
 

@@ -11,6 +11,8 @@ import sys
 
 import numpy as np
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 
 
@@ -58,6 +60,11 @@ def number(name, value, low, high, *, high_open=False):
     if not inside:
         raise ValueError(f"{name} is {value!r}, expected a number in [{low}, {high}{')' if high_open else ']'}")
     return x
+
+
+def finite(name, value):
+    """A number that float32 can hold."""
+    return number(name, value, -FLOAT32_MAX, FLOAT32_MAX)
 
 
 def generator(rng):
@@ -187,7 +194,7 @@ def choice(name, value, allowed):
     """One of the strings or None in ``allowed``."""
     if not (value is None or isinstance(value, str)) or value not in allowed:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
-    return value
+    return value if value is None else str(value)
 
 
 def activation(name, value):
@@ -203,8 +210,7 @@ def activation(name, value):
     if len(given) - 1 > len(defaults):
         has = f"has {'alpha alone' if defaults else 'no alpha or beta'}"
         raise ValueError(f"{name} is {value!r}, but {given[0]} {has}")
-    limit = sys.float_info.max
-    numbers = [number(f"{letter} of {name}", x, -limit, limit)
+    numbers = [finite(f"{letter} of {name}", x)
                for letter, x in zip(("alpha", "beta"), given[1:], strict=False)]  # fmt: skip
     return (given[0], *numbers, *defaults[len(numbers):])
 
@@ -225,20 +231,16 @@ def clip(value, places):
     for place in value:
         if place not in places:
             raise ValueError(f"clip has {place!r}, expected some of {', '.join(map(repr, places))}")
-    limits = {place: number(f"clip[{place!r}]", limit, 0.0, sys.float_info.max) for place, limit in value.items()}
-    for place, limit in limits.items():
-        if limit == 0:
-            raise ValueError(f"clip[{place!r}] is 0, expected a number above 0")
-    return limits
+    return {place: number(f"clip[{place!r}]", limit, FLOAT32_TINY, FLOAT32_MAX) for place, limit in value.items()}
 
 
 def padding(value):
     """"zero", "repeat" or a float."""
     if isinstance(value, str):
         return choice("padding", value, ("zero", "repeat"))
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"padding is {value!r}, expected 'zero', 'repeat' or a number")
-    return float(value)
+    return finite("padding", value)
 
 
 def lengths_array(lengths, batch, steps, batched):
@@ -313,6 +315,7 @@ def streamable(layer, batch_size):
     if layer.reverse:
         raise ValueError("a layer with reverse=True can not stream: it begins at the last step")
     rows = 1 if batch_size is None else size("batch_size", batch_size, 0)
-    bytes_of_row = 4 * layer.hidden_size * layer.dtype.itemsize + 128  # the state twice, and pointers to it
+    # the state twice, and pointers to it
+    bytes_of_row = 2 * sum(width for _, width in layer._widths) * layer.dtype.itemsize + 256
     memory("this stream", rows * layer.num_layers * bytes_of_row)
     return rows

@@ -45,6 +45,7 @@ LSTM_OPTIONS = {
     "repeat": {"padding": "repeat"},
     "number": {"padding": -1.5},
     "empty": {"empty": "zero"},
+    "forget_bias": {"forget_bias": 0.5},
     "single": {"bias": "single"},
     "no bias": {"bias": False},
 }
@@ -85,7 +86,11 @@ def merged(one, other):
     both = one | other
     if "clip" in one and "clip" in other:
         both["clip"] = one["clip"] | other["clip"]
-    return None if both.get("bidirectional") and both.get("reverse") else both
+    if both.get("bidirectional") and both.get("reverse"):
+        return None
+    if "forget_bias" in both and (both.get("coupled") == "f=1-i" or both.get("bias") is False):
+        return None
+    return both
 
 
 def problems():
@@ -138,7 +143,7 @@ def noise_of(tape, layer):
     for name, read in {
         "input": lambda k: record.masks[k].get("x", [None])[0],
         "recurrent": lambda k: record.passes[k].drop_h,
-        "weight_hh": lambda k: record.masks[k].get("weight_hh"),
+        "weight_hh": lambda k: record.factors[k],
         "zoneout_h": lambda k: record.passes[k].keep_h,
         "zoneout_c": lambda k: record.passes[k].keep_c,
     }.items():
@@ -383,7 +388,7 @@ def test_masks_have_the_share_they_should_and_differ_from_place_to_place():
     shares = {
         "x": (0.7, [masks["x"] > 0 for masks in record.masks]),
         "h": (0.6, [arrays.drop_h > 0 for arrays in record.passes]),
-        "weight_hh": (0.8, [masks["weight_hh"] > 0 for masks in record.masks]),
+        "weight_hh": (0.8, [factors > 0 for factors in record.factors]),
         "keep_h": (0.25, [arrays.keep_h > 0 for arrays in record.passes]),
         "keep_c": (0.1, [arrays.keep_c > 0 for arrays in record.passes]),
     }
@@ -404,6 +409,23 @@ def test_what_a_masked_step_holds_reaches_nothing_and_the_state_is_held():
     assert np.array_equal(y[[0, 2, 3], 0], short[:, 0])
     assert (y[1, 0] == 0).all()
     assert np.array_equal(h_n[:, 0], h_short[:, 0]) and np.array_equal(c_n[:, 0], c_short[:, 0])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_state_that_no_step_has_seen_reaches_no_gradient(cell):
+    layer, x = make_layer(cell, {}), np.ones((5, 2, 3))
+    state = [np.zeros((1, 2, width)) for _, width in layer._widths]
+    state[0][0, 1] = np.nan
+    tape = cylstm.Tape()
+    y, _ = layer.forward(x, tuple(state) if len(state) > 1 else state[0], lengths=[5, 0], tape=tape)
+    grads = layer.backward(tape, np.ones_like(y))
+    assert all(np.isfinite(value).all() for value in grads.parameters.values())
+
+
+def test_a_forget_bias_is_not_set_where_there_are_other_gates():
+    coupled = cylstm.LSTM(3, 4, coupled="i=1-f", rng=0)
+    with pytest.raises(ValueError, match="use its forget_bias option"), coupled.writable() as p:
+        cylstm.initializers.set_forget_bias(p, 7.0)
 
 
 def test_presets_of_padding():
@@ -447,7 +469,7 @@ def test_the_forget_bias_is_where_the_forget_gate_is():
         (lambda: cylstm.LSTM(2, 3, peepholes=1), TypeError, "peepholes is 1, expected True or False"),
         (lambda: cylstm.LSTM(2, 3, clip=3.0), TypeError, "clip is 3.0, expected a dict such as"),
         (lambda: cylstm.LSTM(2, 3, clip={"gate": 1}), ValueError, "clip has 'gate', expected some of 'gates'"),
-        (lambda: cylstm.LSTM(2, 3, clip={"cell": 0}), ValueError, r"clip\['cell'\] is 0, expected a number above 0"),
+        (lambda: cylstm.LSTM(2, 3, clip={"cell": 0}), ValueError, r"clip\['cell'\] is 0, expected a number in \["),
         (lambda: cylstm.LSTM(2, 3, clip={"projection": 1}), ValueError, "clip has 'projection', but proj_size is 0"),
         (lambda: cylstm.GRU(2, 3, clip={"cell": 1}), ValueError, "clip has 'cell', expected some of 'gates'"),
         (lambda: cylstm.LSTM(2, 3, layer_norm=True), ValueError, "layer_norm is True, expected one of None, 'joint'"),
@@ -462,6 +484,9 @@ def test_the_forget_bias_is_where_the_forget_gate_is():
         (lambda: cylstm.GRU(2, 3, 2, bidirectional=True, merge=None), ValueError, "merge is None with num_layers=2"),
         (lambda: cylstm.GRU(2, 3, padding="same"), ValueError, "padding is 'same', expected one of 'zero', 'repeat'"),
         (lambda: cylstm.GRU(2, 3, padding=True), TypeError, "padding is True, expected 'zero', 'repeat' or a number"),
+        (lambda: cylstm.GRU(2, 3, padding=1e300), ValueError, r"padding is 1e\+300, expected a number in"),
+        (lambda: cylstm.GRU(2, 3, padding=np.complex64(1)), TypeError, "expected 'zero', 'repeat' or a number"),
+        (lambda: cylstm.LSTM(2, 3, forget_bias=1e39), ValueError, r"forget_bias is 1e\+39, expected a number in"),
         (lambda: cylstm.GRU(2, 3, empty="none"), ValueError, "empty is 'none', expected one of 'initial', 'zero'"),
         (lambda: cylstm.GRU(2, 3, semantics="tf"), ValueError, "semantics is 'tf', expected one of None, 'torch'"),
         (lambda: cylstm.GRU(2, 3, zoneout_h=1.0), ValueError, r"zoneout_h is 1.0, expected a number in \[0.0, 1.0\)"),
@@ -469,7 +494,8 @@ def test_the_forget_bias_is_where_the_forget_gate_is():
         (lambda: cylstm.GRU(2, 3, weight_dropout="a"), TypeError, "weight_dropout is 'a', expected a number"),
         (lambda: cylstm.JordanRNN(2, 3, 0), ValueError, "output_size is 0"),
         (lambda: cylstm.LSTM(2, 3, reverse=True).stream(), ValueError, "reverse=True can not stream"),
-        (lambda: cylstm.LSTM(2, 3, peephole=True), TypeError, "peephole"),
+        (lambda: cylstm.LSTM(2, 3, peephole=True), TypeError, "LSTM got peephole, expected options among activations"),
+        (lambda: cylstm.RNN(2, 3, arrays={}), TypeError, "RNN got arrays, expected options among clip"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_named(make, error, message):

@@ -77,8 +77,9 @@ def test_a_chunk_is_time_major_whatever_batch_first_says():
 
 
 @batch_sizes
-def test_an_empty_chunk_gives_an_empty_output_and_keeps_the_state(batch_size):
-    stream = make().stream(batch_size)
+@pytest.mark.parametrize("empty", ["initial", "zero"])
+def test_an_empty_chunk_gives_an_empty_output_and_keeps_the_state(batch_size, empty):
+    stream = make(empty=empty).stream(batch_size)
     stream.step(normal(*shape_of(batch_size, I)))
     before = stream.state
     assert stream.run(normal(*shape_of(batch_size, 0, I))).shape == shape_of(batch_size, 0, H)

@@ -16,7 +16,6 @@ cdef class Pass:
     cdef public object x, y, h, c, gates, recurrent, lengths, mask
     cdef public bint reverse
     cdef public object h_in, inner, second, c_fresh, drop_h, keep_h, keep_c
-    cdef readonly object rows
 
 
 cdef struct layer_description:

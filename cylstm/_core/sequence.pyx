@@ -592,9 +592,10 @@ cdef void take_back(PyThreadState *state) noexcept:
         PyEval_RestoreThread(state)
 
 
-cdef Py_ssize_t operations_per_step(Py_ssize_t rows, const matrix *x, const matrix *h, Py_ssize_t lanes) noexcept:
-    """Multiply-adds, and 32 for each activation."""
-    return rows * h.vectors * lanes * (x.depth + h.depth + 32) + 1
+cdef Py_ssize_t operations_per_step(Weights weights, Py_ssize_t rows) noexcept:
+    """Multiply-adds, and 32 for each activation, or 256 for one by name."""
+    cdef Py_ssize_t activations = (weights.h.vectors + weights.second.vectors) * weights.lanes
+    return rows * (weights.operations + activations * (32 if weights.options.width == 0 else 256)) + 1
 
 
 cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept:
@@ -604,7 +605,7 @@ cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept:
 
 def forward(Weights weights, Pass arrays, Py_ssize_t first_row, Py_ssize_t last_row, Cancellation cancellation):
     """Run the rows first_row .. last_row - 1 through all of time."""
-    cdef Py_ssize_t part = rows_per_part(operations_per_step(1, &weights.x, &weights.h, weights.lanes))
+    cdef Py_ssize_t part = rows_per_part(operations_per_step(weights, 1))
     while first_row < last_row:
         if not forward_part(weights, arrays, first_row, min(last_row, first_row + part), cancellation):
             return
@@ -663,7 +664,7 @@ cdef bint forward_part(
         raise MemoryError
     run.rows.x = NULL
     run.inputs.x = NULL
-    operations = operations_per_step(rows, &run.layer.x, &run.layer.h, run.layer.kernels.lanes)
+    operations = operations_per_step(weights, rows)
     quantum = max(QUANTUM_OPERATIONS // operations, 1)
     try:
         allocate_rows(&run.rows, rows)
@@ -867,7 +868,7 @@ def backward(
     Cancellation cancellation,
 ):
     """Back through all of time. What is left is products: dweight, dx."""
-    cdef Py_ssize_t part = rows_per_part(2 * operations_per_step(1, &weights.x, &weights.h, weights.lanes))
+    cdef Py_ssize_t part = rows_per_part(2 * operations_per_step(weights, 1))
     weights.prepare_backward()
     while first_row < last_row:
         if not backward_part(
@@ -978,7 +979,7 @@ cdef bint backward_part(
     bytes_ += rows * widths.carry_h
     for r in range(rows):
         run.carry_c_rows[r] = bytes_ + r * widths.carry_c
-    operations = 2 * operations_per_step(rows, &weights.x, &weights.h, weights.lanes)
+    operations = 2 * operations_per_step(weights, rows)
     quantum = max(QUANTUM_OPERATIONS // operations, 1)
     try:
         s = steps

@@ -50,7 +50,7 @@ cdef class Stepper:
     cdef object weights                 # keeps them alive
     cdef layer_description *layers      # (num_layers,)
     cdef step_rows *rows                # (2 slots, num_layers)
-    cdef object h                       # (2, num_layers, rows, H)
+    cdef object h                       # (2, num_layers, rows, P)
     cdef object c                       # (2, num_layers, rows, H), or None where the cell has no c
     cdef object scratch
     cdef Py_ssize_t num_layers
@@ -198,7 +198,7 @@ cdef class Stepper:
         ----------
         x : ndarray, shape (input_size,), or (n, input_size) for a stream of n
             Of the layer's dtype.
-        out : ndarray, shape (hidden_size,) or (n, hidden_size), optional
+        out : ndarray, shape (hidden_size,) or (n, hidden_size), or with proj_size or output_size instead, optional
             Where to put the result: C-contiguous, not overlapping ``x``. With it a step allocates nothing.
 
         Returns

@@ -72,13 +72,14 @@ typedef struct {
 
 /* Some units of some rows of one step. Each pointer is to a row's first unit (gates: to its first block). */
 typedef struct {
-    real *const *gates;             /* (blocks, G, LANES)  INOUT  in: pre-activations, out: activations */
+    real *const *gates;             /* (blocks, G, LANES)  INOUT  in: pre-activations, out: activations; variants only read them */
     real *const *recurrent;         /* (blocks, G, LANES)  INOUT  of a cell that needs them apart: what h adds to them */
     const real *const *h_prev;      /* (H,)  IN */
     const real *const *c_prev;      /* (H,)  IN */
     real *const *c;                 /* (H,)  OUT  may be c_prev */
     real *const *h;                 /* (H,)  OUT */
-    real *const *y;                 /* (H,)  OUT  the layer's output, the same values as h */
+    real *const *y;                 /* (H,)  OUT  the layer's output, the same values as h. In a second phase h, h_prev and y are (P,),
+                                       and units counts those */
     real *const *second;            /* (blocks, LANES)  INOUT  the sums of a second product, where there is one */
     const cell_options *options;    /* of a cell that has some */
     real *scratch;                  /* (VARIANT_SCRATCH, width) for those */
@@ -89,7 +90,7 @@ typedef struct {
 } forward_rows;
 
 typedef struct {
-    real *const *gates;             /* (blocks, G, LANES)  INOUT  in: activations, out: dgates */
+    real *const *gates;             /* (blocks, G, LANES)  INOUT  in: as forward left them, out: dgates */
     real *const *recurrent;         /* (blocks, G, LANES)  INOUT  as forward left it; out: the dgates that h gets */
     const real *const *h_prev;      /* (H,)  IN */
     const real *const *c_prev;      /* (H,)  IN */
@@ -102,7 +103,7 @@ typedef struct {
     Py_ssize_t gates_offset;        /* where the gates of the first block begin, in recurrent too */
     Py_ssize_t unit_offset, units;  /* the hidden units unit_offset .. unit_offset + units - 1; offset: whole blocks */
     real *const *second;            /* (blocks, LANES)  INOUT  in: sums, out: the gradient of those */
-    real *const *dh_prev;           /* (blocks, LANES)  INOUT  what h_prev gets by another way than a product is added */
+    real *const *dh_prev;           /* (blocks, LANES)  INOUT  gru_before adds what h_prev gets beside its product */
     real *const *dextras;           /* (n, width)  INOUT  the gradients of options.extras are added, for each row apart */
     const cell_options *options;
     real *scratch;

@@ -734,7 +734,8 @@ cdef void blend(
     real *out,            # (count,)  OUT
     real *copy,           # (count,)  OUT  the same; may be out
 ) noexcept nogil:
-    """Zoneout (Krueger et al. 2016): keep old + (1 - keep) fresh, and exactly one of them where keep is 1 or 0."""
+    """Zoneout (Krueger et al. 2016): keep old + (1 - keep) fresh: of finite numbers exactly one of them where keep
+    is 1 or 0."""
     cdef Py_ssize_t block, j, some
     cdef vreal k, x
     for block in range(blocks_of(count)):
