@@ -350,7 +350,22 @@ class Recurrent(Layer):
             "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
             "dtype": "float32",
         }  # fmt: skip
+        self._count_bytes(dtype.itemsize)
         super().__init__(shapes, dtype, (self._positional(), _differing(defaults, given) | shown), arrays)
+
+    def _count_bytes(self, itemsize):
+        """What a row of the batch takes: (in each step, besides), without a tape and on one."""
+        layers, width = self.num_layers * self._directions, self._directions * self._state_size
+        units = max(self.hidden_size, 16)
+        step = width * (1 if self.num_layers == 1 else 3)  # y and, between layers, two outputs
+        if self.merge != "concat":
+            step += 2 * width  # one for each direction
+        states = 4 * layers * max(self.hidden_size, self._state_size)
+        tape = layers * (6 * units + self.input_size + width)  # gates, c and x | 1 | h
+        if self._cell_options or self._noise is not stack.QUIET:
+            tape += layers * (6 * units + 4 * width)
+        self._bytes_of_pass = step * itemsize, states * itemsize
+        self._bytes_on_tape = (step + tape) * itemsize, (states + 3 * tape) * itemsize
 
     def _initial(self, rng, shapes, dtype):
         """PyTorch's U(-1/sqrt(H), 1/sqrt(H)); a layer normalisation begins as no more than that."""
@@ -463,25 +478,14 @@ class Recurrent(Layer):
             lengths = None
         if tape is not None and not isinstance(tape, Tape):
             raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        width = directions * self._state_size
-        # y and, between layers, two outputs, or one for each direction; states; on a tape gates (16 units at least), c,
-        # and x | 1 | h of each layer, and with options as much again.
-        values = width * (1 if layers == directions else 3)
-        if scheme.merge != "concat":
-            values += 2 * width
-        if tape is not None:
-            units = max(self._hidden_size, 16)
-            values += layers * (6 * units + self._input_size + width)
-            if self._cell_options or self._noise is not stack.QUIET:
-                values += layers * (6 * units + 4 * width)
-        values += 4 * layers * max(self._hidden_size, self._state_size) // (steps + 3)
-        validation.memory("this pass", (steps + 3) * batch * values * dtype.itemsize)
+        of_step, of_row = self._bytes_on_tape if tape is not None else self._bytes_of_pass
+        validation.memory("this pass", batch * (steps * of_step + of_row))
         if not batched or self._batch_first or scheme.merge is None:
             out, y = self._new_outputs(steps, batch, batched)
         else:
             out = y = np.empty((steps, batch, self._output_size), dtype)
         snapshot = self._store.snapshot
-        weights = self._packed(snapshot)
+        weights = snapshot.packed or self._packed(snapshot)
         if tape is None:
             states_n = stack.forward(weights, scheme, x, y, states_0, lengths, mask)
         else:
