@@ -389,8 +389,9 @@ def backward(record, dy, dstates_n):
     num_directions = len(scheme.directions)
     lengths, mask = record.passes[0].lengths, record.passes[0].mask
     dtype = weights[0].dtype
-    widths = [weights[0].state_size, weights[0].hidden_size][: 1 + weights[0].has_c]
-    dstates_0 = [np.empty((len(weights), batch, width), dtype) for width in widths]
+    dstates_0 = [np.empty((len(weights), batch, weights[0].state_size), dtype)]
+    if weights[0].has_c:
+        dstates_0.append(np.empty((len(weights), batch, weights[0].hidden_size), dtype))
     if dstates_n is not None and scheme.empty == "zero":
         dstates_n = [part.copy() for part in dstates_n]
         _clear_empty(dstates_n, steps, lengths, mask)

@@ -218,7 +218,6 @@ cdef class Weights:
         cdef const kernel_table *kernels = table_of(weight_ih.dtype)
         self.kernels = kernels
         self.cell = cell_of(kernels, name, options)
-        self.options = options_of(options)
         self.has_c = self.cell.has_c
         self.apart = apart(&self.cell)
         self.two_phases = self.cell.second_forward != NULL
@@ -256,13 +255,14 @@ cdef class Weights:
         bias_ih = parameters.get("bias_ih", none)
         bias_hh = parameters.get("bias_hh", none)
         bias = bias_ih + bias_hh
-        if len(options) > 0:
+        if len(options) > 0:  # of a plain cell nothing looks at them
+            self.options = options_of(options)
             self._pack_extras(options, bias)
+            if options.get("layer_norm") is not None:  # the bias comes after it
+                bias = bias_ih = bias_hh = none
         self.state_slots = 2 + (1 + self.zoneout if self.has_c else 0)
         self.widest_state = max(self.state_size, self.hidden_size)
         self.projected = self.state_size != self.hidden_size
-        if options.get("layer_norm") is not None:  # the bias comes after it
-            bias = bias_ih = bias_hh = none
         if self.apart:
             carried = self.cell.carried * self.hidden_size
             bias[carried:] = bias_ih[carried:]
