@@ -202,11 +202,16 @@ def _pad_backward(dy, valid, reverse):
     return total
 
 
+def _rows_without_steps(steps, lengths, mask):
+    """An index of the rows of the batch that have no valid step."""
+    if steps == 0 or (lengths is None and mask is None):
+        return slice(None) if steps == 0 else slice(0)
+    return ~_valid(steps, lengths, mask).any(axis=0)
+
+
 def _clear_empty(states, steps, lengths, mask):
     """Zeros in the final states, or in the gradients of those, of rows without a valid step."""
-    rows = slice(None) if steps == 0 else slice(0)
-    if steps and (lengths is not None or mask is not None):
-        rows = ~_valid(steps, lengths, mask).any(axis=0)
+    rows = _rows_without_steps(steps, lengths, mask)
     for state in states:
         state[:, rows] = 0
 
@@ -388,6 +393,7 @@ def backward(record, dy, dstates_n):
     weights, scheme, noise = record.weights, record.scheme, record.noise
     num_directions = len(scheme.directions)
     lengths, mask = record.passes[0].lengths, record.passes[0].mask
+    unseen = _rows_without_steps(steps, lengths, mask)
     dtype = weights[0].dtype
     dstates_0 = [np.empty((len(weights), batch, weights[0].state_size), dtype)]
     if weights[0].has_c:
@@ -423,8 +429,7 @@ def backward(record, dy, dstates_n):
             dstates_0[0][k] = dh[:, : packed.state_size]
             if packed.has_c:
                 dstates_0[1][k] = dc[:, : packed.hidden_size]
-            if lengths is not None or mask is not None:  # a state that no step has seen may be NaN
-                record.rows[k][:, ~_valid(steps, lengths, mask).any(axis=0)] = 0
+            record.rows[k][:, unseen] = 0  # a state that no step has seen may be NaN
             gradients[k] = _parameter_gradients(packed, record.rows[k], record.inner[k], arrays, dextras)
             if noise.weight_dropout:
                 gradients[k]["weight_hh"] *= record.factors[k]

@@ -152,8 +152,6 @@ def noise_of(tape, layer):
             found[name] = [value.astype(np.float64) for value in values]
     if not tape.training:
         found = {name: getattr(layer, name) for name in ("zoneout_h", "zoneout_c") if getattr(layer, name, 0)}
-    if "zoneout_c" in found and layer._states == ("h",):
-        del found["zoneout_c"]
     return found
 
 

@@ -715,7 +715,7 @@ cdef struct backward_pass:
     strided recurrent
     strided h
     strided c
-    strided c_fresh           # or c
+    strided c_fresh           # with zoneout
     strided dy
     strided dh                # one step
     strided dc                # one step
