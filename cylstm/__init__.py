@@ -3,7 +3,7 @@
 import importlib
 
 from .config import show_config
-from .layers import GRU, LSTM, RNN, Dense, JordanRNN
+from .layers import GRU, LSTM, RNN, JordanRNN
 from .parallel import get_num_threads, set_num_threads
 from .stream import Stream
 from .tape import Gradients, Tape
@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
-_LAZY_MODULES = ("initializers", "losses", "reference", "testing", "training")
-_LAZY_NAMES = {"Adam": "training", "SGD": "training", "clip_grad_norm": "training"}
+_LAZY_MODULES = ("feedforward", "initializers", "losses", "reference", "testing", "training")
+_LAZY_NAMES = {"Adam": "training", "Dense": "feedforward", "SGD": "training", "clip_grad_norm": "training"}
 
 __all__ = [
     "GRU",

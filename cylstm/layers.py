@@ -1,4 +1,5 @@
-"""LSTM, GRU, RNN, JordanRNN and Dense: parameters by name, forward, backward, stream. No arithmetic: that is below."""
+"""What layers share; LSTM, GRU, RNN, JordanRNN: parameters by name, forward, backward, stream. No arithmetic: that is
+below."""
 
 import copy
 import math
@@ -12,8 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from . import initializers, stack, validation
-from ._core.dense import dense_backward, dense_forward
-from ._core.packing import PackedDense, Store, Weights
+from ._core.packing import Store, Weights
 from .stream import Stream
 from .tape import Gradients, Tape
 
@@ -155,6 +155,53 @@ class Layer:
         checked = validation.parameters(state_dict, self._shapes, self.dtype)
         with _Writer(self) as p:
             p.update(checked)
+
+    # How a container uses a layer. Arrays are batch-first here, x (N, T, F), whatever a layer's own batch_first says.
+
+    def _pass(self, x, state, steps, tape):
+        """Forward within a container.
+
+        Parameters
+        ----------
+        x : ndarray, shape (N, ...)
+            Batch-first: (N, T, F), or without T where a layer before this one took the time axis away. What a layer
+            gives to the next: strided arrays too.
+        state : the layer's state, or None
+            As the layer's own ``forward`` takes it; always None for a layer without one.
+        steps : cylstm.steps.Steps or None
+            Which time steps of x are valid; None: all of them, or x has no time axis.
+        tape : Tape or None
+
+        Returns
+        -------
+        y : ndarray, shape (N, ...)
+        state_n : the final state, or None for a layer without one
+        steps_n : Steps or None
+            What ``steps`` is for y; None where y has no time axis.
+        """
+        raise NotImplementedError
+
+    def _pass_backward(self, tape, dy, dstate):
+        """Back-propagate through the ``_pass`` that ``tape`` recorded: :class:`Gradients`, ``dx`` batch-first.
+
+        ``dx`` is None for a layer whose x is integers. ``dstate`` is None for a layer without a state.
+        """
+        raise NotImplementedError
+
+    def _output_shape(self, shape):
+        """The shape of y for an x of ``shape``: tuples, batch-first, None for a size that is not known.
+
+        A ValueError says what does not fit: ``(None, None, 3)`` -> ``(None, None, 64)``.
+        """
+        raise NotImplementedError
+
+    def _stream_part(self, batch_size):
+        """What does the layer's part of one time step: an object with ``step(x, out=None)``.
+
+        x is (F,), or (n, F) for a ``batch_size`` of n. Of a layer with a state it has ``state``, ``reset`` and ``copy``
+        besides. A ValueError says why a layer can not be streamed.
+        """
+        raise NotImplementedError
 
     def __repr__(self):
         positional, keywords = self._arguments
@@ -1038,159 +1085,3 @@ class JordanRNN(RNN):
         if self.bias:
             shapes["bias_ho"] = (self.output_size,)
         return shapes
-
-
-class Dense(Layer):
-    """A fully connected layer over the last axis: y = activation(x W^T + b).
-
-    Parameters
-    ----------
-    in_features, out_features : int
-    bias : bool, default True
-    activation : {None, "relu", "tanh", "sigmoid", "softmax"}
-        softmax is over the last axis.
-    dtype : {"float32", "float64"}
-    rng : None, int or numpy.random.Generator
-        Source of the initial parameters, U(-1/sqrt(in_features), 1/sqrt(in_features)) as in PyTorch's Linear.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument is out of range or of a wrong type.
-
-    Examples
-    --------
-    >>> import numpy as np, cylstm
-    >>> dense = cylstm.Dense(4, 3, activation="softmax", rng=0)
-    >>> dense.forward(np.ones((2, 4), np.float32)).sum(-1).round(5).tolist()
-    [1.0, 1.0]
-    """
-
-    in_features = _read_only("in_features", "features of x")
-    out_features = _read_only("out_features", "features of y")
-    bias = _read_only("bias", "whether there is a bias")
-    activation = _read_only("activation", "name of the activation, or None")
-
-    def __init__(self, in_features, out_features, bias=True, activation=None, *, dtype="float32", rng=None):
-        self._build(in_features, out_features, bias, activation, dtype=dtype, rng=rng)
-
-    def _build(
-        self, in_features, out_features, bias=True, activation=None, *, dtype="float32", rng=None, _arrays=None
-    ):
-        self._in_features = validation.size("in_features", in_features)
-        self._out_features = validation.size("out_features", out_features)
-        self._bias = validation.flag("bias", bias)
-        if activation is not None and not (
-            isinstance(activation, str) and activation in ("relu", "tanh", "sigmoid", "softmax")
-        ):
-            raise ValueError(f"activation is {activation!r}, expected None, 'relu', 'tanh', 'sigmoid' or 'softmax'")
-        self._activation = activation
-        dtype = validation.dtype_of(dtype)
-        shapes = {"weight": (self.out_features, self.in_features)}
-        if self.bias:
-            shapes["bias"] = (self.out_features,)
-        validation.memory("these parameters", sum(map(math.prod, shapes.values())) * 4 * dtype.itemsize)
-        arrays = _arrays
-        if arrays is None:
-            rng = validation.generator(rng)
-            bound = 1 / math.sqrt(self.in_features)
-            arrays = {name: initializers.uniform(rng, shape, dtype, bound) for name, shape in shapes.items()}
-        options = {"bias": self.bias, "activation": self.activation, "dtype": dtype.name}
-        defaults = {"bias": True, "activation": None, "dtype": "float32"}
-        arguments = ((self.in_features, self.out_features), _differing(defaults, options))
-        super().__init__(shapes, dtype, arguments, arrays)
-
-    def _packed(self, snapshot):
-        if snapshot.packed is None:
-            p = snapshot.arrays
-            bias = p["bias"] if self.bias else np.zeros(self.out_features, self.dtype)
-            snapshot.packed = PackedDense(p["weight"], bias)
-        return snapshot.packed
-
-    def forward(self, x, tape=None):
-        """Apply the layer to the last axis of x.
-
-        Parameters
-        ----------
-        x : ndarray, shape (..., in_features)
-            Of the layer's dtype.
-        tape : Tape, optional
-            Filled with what :meth:`backward` needs; it keeps a copy of ``x``.
-
-        Returns
-        -------
-        ndarray, shape (..., out_features)
-
-        Raises
-        ------
-        ValueError, TypeError
-            If x has the wrong shape or dtype.
-        """
-        x = validation.array("x", x, self.dtype)
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(f"x has shape {x.shape}, expected (..., in_features={self.in_features})")
-        if tape is not None and not isinstance(tape, Tape):
-            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        validation.memory("this pass", math.prod(x.shape[:-1]) * self.out_features * 2 * self.dtype.itemsize)
-        snapshot = self._store.snapshot
-        if not x.flags.c_contiguous or not x.flags.aligned:
-            x = validation.contiguous_copy("x", x)
-        rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
-        y = np.empty((rows.shape[0], self.out_features), self.dtype)
-        dense_forward(self._packed(snapshot), rows, y, self.activation)
-        if tape is not None:
-            with tape.use():
-                tape.begin()
-                record = stack.Record()
-                record.layer = self
-                record.snapshot = snapshot
-                record.shape = (*x.shape[:-1], self.out_features)
-                record.inputs = rows.copy()
-                record.outputs = y if self.activation is None else y.copy()
-                tape.keep(record)
-        return y.reshape(*x.shape[:-1], self.out_features)
-
-    __call__ = forward
-
-    def backward(self, tape, dy):
-        """Back-propagate through the forward that ``tape`` recorded, and spend the tape.
-
-        Parameters
-        ----------
-        tape : Tape
-        dy : ndarray, shape (..., out_features)
-            dL/dy, shaped like y.
-
-        Returns
-        -------
-        Gradients
-            ``dx``, ``parameters``; ``dstate`` is None.
-
-        Raises
-        ------
-        RuntimeError
-            If the tape is empty, spent or another layer's, or the parameters were changed since.
-        ValueError, TypeError
-            If dy has the wrong shape or dtype.
-        """
-        if not isinstance(tape, Tape):
-            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        with tape.use():
-            record = tape.look(self)
-            dy = validation.gradient("dy", dy, self.dtype, record.shape)
-            dz = np.array(dy, order="C", copy=True).reshape(record.inputs.shape[0], self.out_features)
-            from ._core import blas
-
-            tape.spend()
-            dense_backward(self.dtype, record.outputs, dz, self.activation)
-        weight = record.snapshot.arrays["weight"]
-        dx = np.empty(record.inputs.shape, self.dtype)
-        dweight = np.empty(weight.shape, self.dtype)
-        blas.matmul(dz, weight, dx)
-        blas.matmul(dz, record.inputs, dweight, transpose_a=True)
-        parameters = {"weight": dweight}
-        if self.bias:
-            dbias = np.empty((1, self.out_features), self.dtype)
-            blas.matmul(np.ones((1, dz.shape[0]), self.dtype), dz, dbias)
-            parameters["bias"] = dbias[0]
-        return Gradients(dx.reshape(*record.shape[:-1], self.in_features), None, parameters)

@@ -130,8 +130,8 @@ class Gradients:
 
     Attributes
     ----------
-    dx : ndarray
-        With respect to x, in x's layout.
+    dx : ndarray, or None
+        With respect to x, in x's layout; None where x is integers.
     dstate : tuple of ndarray, ndarray, or None
         With respect to the initial state, shaped like it; None for a layer without one.
     parameters : dict

@@ -174,8 +174,8 @@ def _state(name, value, dtype, outer, width, batched):
     return rows_contiguous(name, value).reshape(layers, batch, size_)
 
 
-def mask_array(mask, lengths, batch, steps, batched):
-    """(T, B) of uint8, contiguous: where ``mask`` (B, T) is True and, if there are ``lengths``, t is below them."""
+def mask_of(mask, batch, steps, batched):
+    """(B, T) of bool: the caller's own array; (T,) of it where x is unbatched."""
     if isinstance(mask, np.ma.MaskedArray) or not isinstance(mask, np.ndarray):
         raise TypeError(f"mask is a {type(mask).__name__}, expected a bool ndarray: use np.asarray(mask, dtype=bool)")
     if mask.dtype != np.bool_:
@@ -184,7 +184,12 @@ def mask_array(mask, lengths, batch, steps, batched):
         shape("mask", mask, (batch, steps), f"(batch={batch}, seq_len={steps})")
     else:
         shape("mask", mask, (steps,), f"(seq_len={steps},), as x is unbatched")
-    valid = mask.reshape(batch, steps).T
+    return mask.reshape(batch, steps)
+
+
+def mask_array(mask, lengths, batch, steps, batched):
+    """(T, B) of uint8, contiguous: where ``mask`` (B, T) is True and, if there are ``lengths``, t is below them."""
+    valid = mask_of(mask, batch, steps, batched).T
     if lengths is not None:
         valid = valid & (np.arange(steps)[:, None] < lengths)
     return np.array(valid, np.uint8, order="C")  # a copy: backward needs it, and the caller may change theirs
