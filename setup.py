@@ -101,7 +101,10 @@ directives = {
 setup(
     ext_modules=cythonize(
         [kernel(level, dtype) for level in LEVELS for dtype in ("float32", "float64")]
-        + [core(name) for name in ("dispatch", "cells", "packing", "sequence", "stepper", "dense", "blas", "noise")],
+        + [
+            core(name)
+            for name in ("dispatch", "cells", "packing", "sequence", "stepper", "feedforward", "blas", "noise")
+        ],
         compiler_directives=directives,
         build_dir=f"build/{FLAVOUR}/cython",
     ),

@@ -15,7 +15,12 @@ MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = ("feedforward", "initializers", "losses", "reference", "testing", "training")
-_LAZY_NAMES = {"Adam": "training", "Dense": "feedforward", "SGD": "training", "clip_grad_norm": "training"}
+_LAZY_NAMES = {
+    **dict.fromkeys(
+        ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
+    ),
+    **dict.fromkeys(("Adam", "SGD", "clip_grad_norm"), "training"),
+}
 
 __all__ = [
     "GRU",
@@ -23,13 +28,21 @@ __all__ = [
     "MATH_VERSION",
     "RNN",
     "SGD",
+    "Activation",
     "Adam",
     "Dense",
+    "Dropout",
+    "Embedding",
     "Gradients",
     "JordanRNN",
+    "Last",
+    "LayerNorm",
+    "Masking",
+    "Repeat",
     "Stream",
     "Tape",
     "clip_grad_norm",
+    "feedforward",
     "get_num_threads",
     "initializers",
     "losses",

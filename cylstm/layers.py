@@ -92,7 +92,7 @@ def _read_only(name, doc):
 class Layer:
     """What layers share: a mapping of named parameters that is replaced whole, and pickling."""
 
-    dtype = _read_only("dtype", "numpy.dtype of the parameters and of every array")
+    dtype = _read_only("dtype", "numpy.dtype of the parameters and of every array; None of a layer without parameters")
 
     def __init__(self, shapes, dtype, arguments, arrays):
         self._shapes = shapes

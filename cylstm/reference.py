@@ -59,6 +59,8 @@ __all__ = [
     "jordan_cell",
     "jordan_cell_backward",
     "jordan_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "lstm_backward",
     "lstm_cell",
     "lstm_cell_backward",
@@ -2039,9 +2041,7 @@ def _noise(noise, layers, T, state_shapes, dtype):
     return result
 
 
-# Dense ------------------------------------------------------------------------------------------
-
-_DENSE_ACTIVATIONS = [None, "relu", "tanh", "sigmoid", "softmax"]
+# Layers without a state -------------------------------------------------------------------------
 
 
 def dense_forward(x, weight, bias=None, activation=None):
@@ -2052,7 +2052,8 @@ def dense_forward(x, weight, bias=None, activation=None):
     x : ndarray, shape (..., in_features)
     weight : ndarray, shape (out_features, in_features)
     bias : ndarray, shape (out_features,), optional
-    activation : {None, "relu", "tanh", "sigmoid", "softmax"}
+    activation : str or tuple, optional
+        "softmax", over the last axis, or as in :func:`rnn_cell`.
 
     Returns
     -------
@@ -2063,7 +2064,7 @@ def dense_forward(x, weight, bias=None, activation=None):
     Raises
     ------
     ValueError
-        If a shape is wrong, or the activation is not one of those above.
+        If a shape is wrong, or there is no such activation.
 
     Examples
     --------
@@ -2072,8 +2073,6 @@ def dense_forward(x, weight, bias=None, activation=None):
     [1.0]
     """
     x = np.asarray(x)
-    if activation not in _DENSE_ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}, expected one of {_DENSE_ACTIVATIONS}")
     if np.ndim(weight) != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"x has shape {x.shape} and weight {np.shape(weight)}, "
@@ -2137,4 +2136,59 @@ def dense_backward(cache, dy):
     parameters = {"weight": rows.T @ x.reshape(-1, in_features)}
     if bias is not None:
         parameters["bias"] = rows.sum(axis=0)
+    return Gradients(dx, None, parameters)
+
+
+def layer_norm_forward(x, weight, bias, eps=1e-5):
+    """Layer normalisation over the last axis [9]_::
+
+        y = weight n + bias,  n = (x - mean(x)) / sqrt(var(x) + eps),  var with 1 / features
+
+    Parameters
+    ----------
+    x : ndarray, shape (..., features)
+    weight, bias : ndarray, shape (features,)
+    eps : float
+
+    Returns
+    -------
+    y : ndarray, shape (..., features)
+    cache : object
+        For :func:`layer_norm_backward`.
+
+    Examples
+    --------
+    >>> y, cache = layer_norm_forward(np.array([[3.0, 5.0]]), np.array([1.0, 2.0]), np.zeros(2), eps=0)
+    >>> y.tolist()
+    [[-1.0, 2.0]]
+    """
+    x = np.asarray(x)
+    n = _normalize(x.reshape(-1, x.shape[-1]), eps).reshape(x.shape)
+    return weight * n + bias, (x, weight, eps)
+
+
+def layer_norm_backward(cache, dy):
+    """Gradients of :func:`layer_norm_forward`.
+
+    Parameters
+    ----------
+    cache : object
+        The one :func:`layer_norm_forward` returned; it refers to the arrays given there.
+    dy : ndarray, shape (..., features)
+
+    Returns
+    -------
+    Gradients
+        ``dx`` (..., features); ``dstate`` None; ``parameters``, a dict with ``weight`` and ``bias``.
+
+    Examples
+    --------
+    >>> y, cache = layer_norm_forward(np.array([[3.0, 5.0]]), np.array([1.0, 2.0]), np.zeros(2), eps=0)
+    >>> layer_norm_backward(cache, np.array([[1.0, 1.0]])).parameters["weight"].tolist()
+    [-1.0, 1.0]
+    """
+    x, weight, eps = cache
+    rows, drows = (array.reshape(-1, x.shape[-1]) for array in (x, dy))
+    dx = _normalize_backward(drows * weight, rows, eps).reshape(x.shape)
+    parameters = {"weight": (drows * _normalize(rows, eps)).sum(axis=0), "bias": drows.sum(axis=0)}
     return Gradients(dx, None, parameters)

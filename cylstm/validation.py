@@ -88,17 +88,22 @@ def memory(what, needed):
 
 
 def array(name, value, dtype):
-    """A strict ndarray, of this dtype in native byte order."""
+    """A strict ndarray, of this dtype in native byte order; None: of float32 or float64."""
     if type(value) is not np.ndarray:
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, which is not supported: fill it (and use lengths=)")
         if not isinstance(value, np.ndarray):
+            wanted = "float32 or float64" if dtype is None else dtype
             raise TypeError(
-                f"{name} is a {type(value).__name__}, expected a {dtype} ndarray: "
-                f"use np.asarray({name}, dtype='{dtype}')"
+                f"{name} is a {type(value).__name__}, expected a {wanted} ndarray: "
+                f"use np.asarray({name}, dtype='{FLOATS[0] if dtype is None else dtype}')"
             )
         value = np.asarray(value)
     found = value.dtype
+    if dtype is None:
+        if found not in FLOATS:
+            raise TypeError(f"{name} is of dtype {found}, expected float32 or float64: use {name}.astype('float32')")
+        return value
     if found is not dtype and (found != dtype or not found.isnative):
         raise TypeError(f"{name} is of dtype {found}, expected {dtype}: use {name}.astype('{dtype}')")
     return value
@@ -108,6 +113,13 @@ def rows_contiguous(name, value):
     """The array as the core can read it: aligned, its last axis contiguous; a copy where it must be."""
     flags = value.flags
     if flags.aligned and (flags.c_contiguous or value.strides[-1] == value.itemsize):
+        return value
+    return contiguous_copy(name, value)
+
+
+def contiguous(name, value, *, copy=False):
+    """The array, aligned and C-contiguous; a copy where it must be, or if ``copy``."""
+    if not copy and value.flags.c_contiguous and value.flags.aligned:
         return value
     return contiguous_copy(name, value)
 
@@ -195,6 +207,26 @@ def mask_array(mask, lengths, batch, steps, batched):
     return np.array(valid, np.uint8, order="C")  # a copy: backward needs it, and the caller may change theirs
 
 
+def index(name, value, count, words):
+    """An integer from 0 to count - 1; ``words`` names the count."""
+    number = size(name, value, 0)
+    if number >= count:
+        raise ValueError(f"{name} is {number}, expected 0 to {words} - 1 = {count - 1}")
+    return number
+
+
+def indices(name, value, count, words):
+    """Integers from 0 to count - 1 as a new C-contiguous array of intp; ``words`` names the count."""
+    if isinstance(value, np.ma.MaskedArray) or not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected an ndarray of integers")
+    if value.dtype.kind not in "iu":
+        raise TypeError(f"{name} is of dtype {value.dtype}, expected integers")
+    if value.size and not (value.min() >= 0 and value.max() < count):
+        wrong = value[(value < 0) | (value >= count)][0]
+        raise ValueError(f"{name} has {wrong}, expected 0 to {words} - 1 = {count - 1}")
+    return np.array(value, np.intp, order="C")
+
+
 def choice(name, value, allowed):
     """One of the strings or None in ``allowed``."""
     if not (value is None or isinstance(value, str)) or value not in allowed:
@@ -202,16 +234,20 @@ def choice(name, value, allowed):
     return value if value is None else str(value)
 
 
-def activation(name, value):
-    """(name,), (name, alpha) or (name, alpha, beta): every number that this activation has, defaults filled in."""
-    from ._core.cells import ACTIVATIONS
+def activation(name, value, *, of_rows=False):
+    """(name,), (name, alpha) or (name, alpha, beta): every number that this activation has, defaults filled in.
 
+    ``of_rows``: those too that need a whole row.
+    """
+    from ._core.cells import ACTIVATIONS, ROW_ACTIVATIONS
+
+    known = ROW_ACTIVATIONS if of_rows else ACTIVATIONS
     given = (value,) if isinstance(value, str) else value
     if not isinstance(given, (tuple, list)) or not given or not isinstance(given[0], str):
         raise TypeError(f"{name} is {value!r}, expected a name, (name, alpha) or (name, alpha, beta)")
-    if given[0] not in ACTIVATIONS:
-        raise ValueError(f"{name} is {given[0]!r}, expected one of {', '.join(ACTIVATIONS)}")
-    defaults = ACTIVATIONS[given[0]][1:]
+    if given[0] not in known:
+        raise ValueError(f"{name} is {given[0]!r}, expected one of {', '.join(known)}")
+    defaults = known[given[0]][1:]
     if len(given) - 1 > len(defaults):
         has = f"has {'alpha alone' if defaults else 'no alpha or beta'}"
         raise ValueError(f"{name} is {value!r}, but {given[0]} {has}")

@@ -132,24 +132,24 @@ def measure():
             def record(quantity, value, name=name, dtype=dtype):
                 found[f"{name}-{dtype}-{quantity}"] = value
 
-            y = dispatch.activate(name, inputs)
+            y = cylstm.Activation(name).forward(inputs)
             errors, is_normal = errors_of(name, inputs, y)
             record("normal", float(np.max(errors[is_normal])))
             record("subnormal", float(np.max(errors[~is_normal], initial=0.0)))
             record("least", float(y.min()))
             record("largest", float(y.max()))
             record("drop", largest_drop(inputs, y))
-            record("differ when negated", int(np.count_nonzero(dispatch.activate(name, -inputs) != -y)))
-            record("specials", [dispatch.activate(name, shift)[-5:].tolist() for shift in shifts])
+            record("differ when negated", int(np.count_nonzero(cylstm.Activation(name).forward(-inputs) != -y)))
+            record("specials", [cylstm.Activation(name).forward(shift)[-5:].tolist() for shift in shifts])
             record(
-                "sign of -0", [float(np.copysign(1, dispatch.activate(name, shift)[-1])) for shift in shifts]
+                "sign of -0", [float(np.copysign(1, cylstm.Activation(name).forward(shift)[-1])) for shift in shifts]
             )
             moved = 0
             x = np.random.default_rng(2).choice(inputs, 40)
-            alone = np.concatenate([dispatch.activate(name, x[j : j + 1]) for j in range(40)])
+            alone = np.concatenate([cylstm.Activation(name).forward(x[j : j + 1]) for j in range(40)])
             for count in range(1, 41):
                 for first in range(0, 41 - count):
-                    part = dispatch.activate(name, x[first : first + count])
+                    part = cylstm.Activation(name).forward(x[first : first + count])
                     moved += part.tobytes() != alone[first : first + count].tobytes()
             record("differ by position", moved)
     return found
@@ -251,7 +251,7 @@ def test_the_position_in_a_vector_does_not_matter(level, name, dtype):
 def test_relu_is_the_greater_of_x_and_zero_and_keeps_nan(dtype):
     x = np.array([-np.inf, -1.5, -0.0, 0.0, 2.5, np.inf, np.nan] * 5, dtype)
     for count in range(1, x.size + 1):
-        y = dispatch.activate("relu", x[:count])
+        y = cylstm.Activation("relu").forward(x[:count])
         np.testing.assert_array_equal(y, np.maximum(x[:count], 0))
 
 
@@ -261,13 +261,13 @@ def test_relu_is_the_greater_of_x_and_zero_and_keeps_nan(dtype):
 def test_softmax_agrees_with_the_reference(scale, count, dtype):
     x = (scale * np.random.default_rng(3).standard_normal(count)).astype(dtype)
     expected = reference.softmax(x.astype(np.float64)).astype(dtype)
-    assert_close(dispatch.activate("softmax", x), expected, TOLERANCES[np.dtype(dtype)].forward, "softmax")
+    assert_close(cylstm.Activation("softmax").forward(x), expected, TOLERANCES[np.dtype(dtype)].forward, "softmax")
 
 
 @dtypes
 def test_softmax_of_equal_elements_is_one_over_their_number(dtype):
     for count in (1, 2, 4, 8, 64):  # whose inverses are exact
-        y = dispatch.activate("softmax", np.full(count, -3.25, dtype))
+        y = cylstm.Activation("softmax").forward(np.full(count, -3.25, dtype))
         np.testing.assert_array_equal(y, np.full(count, 1 / count, dtype))
 
 
@@ -276,12 +276,12 @@ def test_softmax_of_nan_anywhere_is_nan_everywhere(dtype):
     for at in range(19):
         x = np.zeros(19, dtype)
         x[at] = np.nan
-        assert np.isnan(dispatch.activate("softmax", x)).all()
+        assert np.isnan(cylstm.Activation("softmax").forward(x)).all()
 
 
 @dtypes
 def test_softmax_gives_nothing_to_minus_infinity(dtype):
-    y = dispatch.activate("softmax", np.array([-np.inf, 0.0, -np.inf, 0.0], dtype))
+    y = cylstm.Activation("softmax").forward(np.array([-np.inf, 0.0, -np.inf, 0.0], dtype))
     np.testing.assert_array_equal(y, np.array([0.0, 0.5, 0.0, 0.5], dtype))
 
 

@@ -600,7 +600,7 @@ def test_wrong_arguments_of_backward_are_named(dy, dstate, message):
         reference.lstm_backward(cache, dy, dstate)
 
 
-# Dense ------------------------------------------------------------------------------------------
+# Layers without a state -------------------------------------------------------------------------
 
 
 def test_dense_gives_the_numbers_worked_by_hand():
@@ -650,8 +650,8 @@ def test_dense_keeps_the_dtype(activation):
 
 
 def test_an_unknown_activation_is_named():
-    with pytest.raises(ValueError, match="activation is 'swish', expected one of"):
-        reference.dense_forward(np.ones((1, 1)), np.ones((1, 1)), activation="swish")
+    with pytest.raises(ValueError, match="activation is 'mish', expected one of"):
+        reference.dense_forward(np.ones((1, 1)), np.ones((1, 1)), activation="mish")
 
 
 @pytest.mark.parametrize(
@@ -664,6 +664,29 @@ def test_an_unknown_activation_is_named():
 def test_wrong_shapes_of_dense_are_named(x, bias, message):
     with pytest.raises(ValueError, match=message):
         reference.dense_forward(x, np.ones((4, 3)), bias)
+
+
+def test_layer_norm_gives_the_numbers_worked_by_hand():
+    # mean 3, variance (4 + 1 + 0 + 9) / 4 = 3.5, and 0.5 more make 4
+    y, _ = reference.layer_norm_forward(np.array([[1.0, 2.0, 3.0, 6.0]]), np.array([1.0, 2, 3, 4]), np.ones(4), 0.5)
+    assert_array_equal(y, [[0.0, 0.0, 1.0, 7.0]])
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (3, 2)])
+def test_every_gradient_of_layer_norm_agrees_with_central_differences(leading):
+    rng = np.random.default_rng(2)
+    x, dy = rng.standard_normal((2, *leading, 5))
+    parameters = dict(zip(("weight", "bias"), rng.standard_normal((2, 5)), strict=True))
+
+    def loss(x, parameters):
+        return np.sum(dy * reference.layer_norm_forward(x, **parameters)[0])
+
+    gradients = reference.layer_norm_backward(reference.layer_norm_forward(x, **parameters)[1], dy)
+    wanted = numerical_gradient(lambda x: loss(x, parameters), x)
+    assert_close(gradients.dx, wanted, FLOAT64.central, "dx")
+    for name, value in parameters.items():
+        wanted = numerical_gradient(lambda w, name=name: loss(x, {**parameters, name: w}), value)
+        assert_close(gradients.parameters[name], wanted, FLOAT64.central, f"d{name}")
 
 
 # The checks themselves --------------------------------------------------------------------------

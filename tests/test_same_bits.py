@@ -16,7 +16,7 @@ import pytest
 
 import cylstm
 from cylstm import stack
-from cylstm._core import dispatch
+from cylstm._core import cells, dispatch
 from cylstm.testing import TOLERANCES, assert_close
 
 # A tile has 6 rows at most and 48 rows are worked on together: each count here is on one side of an edge.
@@ -493,10 +493,10 @@ def test_gates_begin_with_the_sum_of_the_biases_and_add_x_and_then_h_in_order(ba
         for t in range(2):
             z = accumulate(p["bias_ih_l0"] + p["bias_hh_l0"], x[t, b], p["weight_ih_l0"])
             z = accumulate(z, h, p["weight_hh_l0"])
-            i, f, o = (dispatch.activate("sigmoid", z[5 * k : 5 * k + 5]) for k in (0, 1, 3))
-            g = dispatch.activate("tanh", z[10:15])
+            i, f, o = (cylstm.Activation("sigmoid").forward(z[5 * k : 5 * k + 5]) for k in (0, 1, 3))
+            g = cylstm.Activation("tanh").forward(z[10:15])
             c = np.array([rounded_fma(precision, *terms) for terms in zip(f, c, i * g, strict=True)], dtype)
-            h = o * dispatch.activate("tanh", c)
+            h = o * cylstm.Activation("tanh").forward(c)
             assert_same_bits(y[t, b], h)
         assert_same_bits(c_n[0, b], c)
 
@@ -530,10 +530,18 @@ def outputs_of_this_level():
         for activation in ACTIVATIONS:
             dense = cylstm.Dense(19, 37, activation=activation, dtype=dtype, rng=1)
             outputs[f"dense-{dtype}-{activation}"] = dense.forward(4 * draw((23, 19), dtype))
+        for activation in cells.ROW_ACTIVATIONS:
+            outputs[f"{activation}-{dtype}"] = cylstm.Activation(activation).forward(4 * draw((23, 19), dtype))
+        for features in (19, 40):
+            norm = cylstm.LayerNorm(features, dtype=dtype)
+            outputs[f"layer_norm-{dtype}-{features}"] = norm.forward(3 + draw((23, features), dtype))
+            for kind in ("joint", "per_gate"):
+                lstm = cylstm.LSTM(7, features, layer_norm=kind, dtype=dtype, rng=1)
+                outputs[f"lstm-{dtype}-{features}-{kind}"] = lstm.forward(draw((9, 7, 7), dtype, 2))[0]
         tiny = np.geomspace(1e-300 if dtype == "float64" else 1e-44, 1e-2, 5003)
         x = np.concatenate([np.linspace(-120, 120, 200003), -tiny, tiny, [0.0, -0.0, np.inf, -np.inf]])
         for name in ("relu", "sigmoid", "tanh"):
-            outputs[f"{name}-{dtype}"] = dispatch.activate(name, x.astype(dtype))
+            outputs[f"{name}-{dtype}-many"] = cylstm.Activation(name).forward(x.astype(dtype))
     return outputs
 
 

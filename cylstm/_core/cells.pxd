@@ -1,6 +1,6 @@
 # What differs between cells, as data: chosen before the time loop, which knows no cell.
 
-from cylstm._core.kernels cimport backward_function, cell_options, forward_function, kernel_table
+from cylstm._core.kernels cimport activation, backward_function, cell_options, forward_function, kernel_table
 
 
 cdef struct cell:
@@ -18,6 +18,7 @@ cdef struct cell:
 
 
 cdef cell cell_of(const kernel_table *kernels, str name, dict options) except *
+cdef activation activation_of(value) except *
 cdef cell_options options_of(dict options) except *
 cdef inline bint apart(const cell *c) noexcept nogil:
     """Whether what h adds to the pre-activations is kept in a second buffer, beside the gates."""

@@ -20,6 +20,7 @@ from cylstm._core.kernels cimport (
     RELU,
     SCALED_TANH,
     SIGMOID,
+    SOFTMAX,
     SOFTPLUS,
     SOFTSIGN,
     SWISH,
@@ -50,6 +51,8 @@ ACTIVATIONS = {
     "swish": (SWISH,),
     "gelu": (GELU,),
 }
+# Of layers without a state, which have all of a row: those, and one more.
+ROW_ACTIVATIONS = {**ACTIVATIONS, "softmax": (SOFTMAX,)}
 
 # What a variance is increased by: Haste's, whose joint normalisation this is, and TensorFlow Lite's.
 EPSILON_JOINT = 1e-5
@@ -111,7 +114,7 @@ cdef cell cell_of(const kernel_table *kernels, str name, dict options) except *:
 cdef activation activation_of(value) except *:
     """From (name, alpha, beta), the numbers only where the activation has them."""
     cdef activation f
-    f.kind = ACTIVATIONS[value[0]][0]
+    f.kind = ROW_ACTIVATIONS[value[0]][0]
     f.alpha = value[1] if len(value) > 1 else 0
     f.beta = value[2] if len(value) > 2 else 0
     return f

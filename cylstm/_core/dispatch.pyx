@@ -1,18 +1,15 @@
 # The choice of an instruction-set level, once, at import: asks the processor and the operating system, obeys
 # CYLSTM_ISA, and hands out the kernel table of a dtype. Knows no layer.
-"""Instruction-set levels: which there are, which was chosen, and its activations as plain functions."""
+"""Instruction-set levels: which there are, and which was chosen."""
 
 import importlib
 import os
 
 import numpy as np
 
-cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
-from cylstm._core.kernels cimport KERNEL_TABLE_NAME, activation_backward_function, activation_function, kernel_table
-
-cnp.import_array()
+from cylstm._core.kernels cimport KERNEL_TABLE_NAME, kernel_table
 
 cdef extern from *:
     """
@@ -83,38 +80,3 @@ cdef const kernel_table *table_of(object dtype) except NULL:
 def lanes(dtype):
     """Hidden units side by side in one vector."""
     return table_of(np.dtype(dtype)).lanes
-
-
-cdef activation_function *activation_of(const kernel_table *table, str name) except NULL:
-    if name == "relu":
-        return table.relu
-    if name == "sigmoid":
-        return table.sigmoid
-    if name == "tanh":
-        return table.tanh
-    if name == "softmax":
-        return table.softmax
-    raise ValueError(f"activation is {name!r}, expected relu, sigmoid, tanh or softmax")
-
-
-cdef activation_backward_function *activation_backward_of(const kernel_table *table, str name) except NULL:
-    if name == "relu":
-        return table.relu_backward
-    if name == "sigmoid":
-        return table.sigmoid_backward
-    if name == "tanh":
-        return table.tanh_backward
-    if name == "softmax":
-        return table.softmax_backward
-    raise ValueError(f"activation is {name!r}, expected relu, sigmoid, tanh or softmax")
-
-
-def activate(str name, x):
-    """The activation that the kernels use, of a contiguous array; a new array (softmax: over all of it)."""
-    out = np.array(x, order="C", copy=True)
-    cdef activation_function *function = activation_of(table_of(out.dtype), name)
-    cdef void *data = cnp.PyArray_DATA(out)
-    cdef Py_ssize_t count = out.size
-    with nogil:
-        function(count, data)
-    return out

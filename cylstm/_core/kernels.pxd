@@ -19,7 +19,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t out_offset
         const char *next
     const int SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN
-    const int SOFTPLUS, LINEAR, SWISH, GELU
+    const int SOFTPLUS, LINEAR, SWISH, GELU, SOFTMAX
     const int UNCOUPLED, FORGET_IS_REST, INPUT_IS_REST
     const int NOT_NORMALISED, NORMALISED_JOINTLY, NORMALISED_PER_GATE
     ctypedef struct activation:
@@ -83,8 +83,6 @@ cdef extern from "table.h" nogil:
         void *scratch
     ctypedef void forward_function(const forward_rows *) noexcept nogil
     ctypedef void backward_function(const backward_rows *) noexcept nogil
-    ctypedef void activation_function(Py_ssize_t, void *) noexcept nogil
-    ctypedef void activation_backward_function(Py_ssize_t, const void *, void *) noexcept nogil
     ctypedef struct kernel_table:
         Py_ssize_t itemsize
         Py_ssize_t lanes
@@ -116,11 +114,9 @@ cdef extern from "table.h" nogil:
         void (*unblend)(Py_ssize_t, const void *, const void *, void *, void *) noexcept nogil
         void (*scale)(Py_ssize_t, const void *, const void *, void *) noexcept nogil
         void (*add)(Py_ssize_t, const void *, void *) noexcept nogil
-        activation_function *relu
-        activation_function *sigmoid
-        activation_function *tanh
-        activation_function *softmax
-        activation_backward_function *relu_backward
-        activation_backward_function *sigmoid_backward
-        activation_backward_function *tanh_backward
-        activation_backward_function *softmax_backward
+        void (*activate)(const activation *, Py_ssize_t, void *) noexcept nogil
+        void (*activate_backward)(const activation *, Py_ssize_t, void *, void *) noexcept nogil
+        void (*layer_norm)(Py_ssize_t, double, const void *, const void *, void *) noexcept nogil
+        void (*layer_norm_backward)(
+            Py_ssize_t, double, const void *, void *, void *, void *, void *
+        ) noexcept nogil

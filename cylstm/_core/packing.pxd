@@ -85,6 +85,8 @@ cdef class PackedDense:
     cdef const kernel_table *kernels
     cdef matrix weight
     cdef char *bias
+    cdef Py_ssize_t outputs
+    cdef int type_number
     cdef list memory
 
 

@@ -411,6 +411,8 @@ cdef class PackedDense:
         cdef Py_ssize_t outputs = weight.shape[0]
         cdef Py_ssize_t vectors = (outputs + kernels.lanes - 1) // kernels.lanes
         self.kernels = kernels
+        self.outputs = outputs
+        self.type_number = cnp.PyArray_TYPE(weight)
         self.memory = []
         cdef Py_ssize_t size = weight.shape[1] * vectors * kernels.lanes * kernels.itemsize
         self.weight = new_matrix(kernels, weight.shape[1], vectors, 4, size, self.memory)

@@ -31,6 +31,55 @@ from cylstm._core.sequence cimport (
 
 cnp.import_array()
 
+
+cdef bint fits(array, int type_number, Py_ssize_t rows, Py_ssize_t width) noexcept:
+    """Whether it is an exact ndarray, native, aligned, C-contiguous and of shape (width,), where rows is -1, or
+    (rows, width). A type_number of -1 stands for float32 and float64, a width of -1 for any."""
+    if not cnp.PyArray_CheckExact(array) or not cnp.PyArray_ISCARRAY_RO(array):
+        return False
+    cdef int found = cnp.PyArray_TYPE(array)
+    cdef int axes = 1 if rows < 0 else 2
+    return (
+        (found == type_number or (type_number < 0 and (found == cnp.NPY_FLOAT or found == cnp.NPY_DOUBLE)))
+        and cnp.PyArray_NDIM(array) == axes
+        and (rows < 0 or cnp.PyArray_DIM(array, 0) == rows)
+        and (width < 0 or cnp.PyArray_DIM(array, axes - 1) == width)
+    )
+
+
+cdef tuple shape_of(Py_ssize_t rows, Py_ssize_t width):
+    if rows < 0:
+        return (width,)
+    return (rows, width)
+
+
+cdef object output_of_step(
+    out, int type_number, Py_ssize_t rows, Py_ssize_t width, const char *x, Py_ssize_t x_bytes
+):
+    """Where a step puts its result: ``out``, which fits and does not overlap x, or a new array."""
+    cdef cnp.npy_intp[2] shape
+    cdef const char *y
+    if out is None:
+        shape[0] = rows
+        shape[1] = width
+        return cnp.PyArray_EMPTY(1 if rows < 0 else 2, &shape[1] if rows < 0 else shape, type_number, 0)
+    if not fits(out, type_number, rows, width) or not cnp.PyArray_ISWRITEABLE(out):
+        _refuse(out, cnp.PyArray_DescrFromType(type_number), shape_of(rows, width))
+    y = <const char *>cnp.PyArray_DATA(out)
+    if y < x + x_bytes and x < y + (1 if rows < 0 else rows) * width * cnp.PyArray_ITEMSIZE(out):
+        raise ValueError("out overlaps x, expected separate memory")
+    return out
+
+
+def _refuse(out, dtype, expected):
+    """The error for an out that does not fit."""
+    if not isinstance(out, np.ndarray) or out.dtype != dtype or not out.dtype.isnative:
+        found = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"out is {found}, expected an ndarray of dtype {dtype}")
+    validation.shape("out", out, expected, expected)
+    raise ValueError("out is not a plain, aligned, C-contiguous and writable ndarray")
+
+
 cdef extern from "atomic.h" nogil:
     bint flag_take(char *flag)
     void flag_drop(char *flag)
@@ -55,6 +104,7 @@ cdef class Stepper:
     cdef object scratch
     cdef Py_ssize_t num_layers
     cdef Py_ssize_t count               # rows
+    cdef Py_ssize_t batch_axis          # as many, or -1: there is none
     cdef Py_ssize_t input_size
     cdef readonly Py_ssize_t output_size
     cdef Py_ssize_t row_bytes           # of h
@@ -72,6 +122,7 @@ cdef class Stepper:
         self.count = validation.streamable(layer, batch_size)
         self.layer = layer
         self.batch_size = None if batch_size is None else self.count
+        self.batch_axis = -1 if batch_size is None else self.count
         self.store = layer._store
         self.num_layers = layer.num_layers
         self.input_size = layer.input_size
@@ -153,43 +204,14 @@ cdef class Stepper:
         self.weights = weights
         self.snapshot = snapshot
 
-    cdef bint _fits(self, array, Py_ssize_t width) except -1:
-        """An exact ndarray of the layer's dtype, native, aligned, C-contiguous and of shape (width,) or (n, width)."""
-        if not cnp.PyArray_CheckExact(array):
-            return False
-        if cnp.PyArray_TYPE(array) != self.type_number or not cnp.PyArray_ISCARRAY_RO(array):
-            return False
-        if self.batch_size is None:
-            return cnp.PyArray_NDIM(array) == 1 and cnp.PyArray_DIM(array, 0) == width
-        return (
-            cnp.PyArray_NDIM(array) == 2
-            and cnp.PyArray_DIM(array, 0) == self.count
-            and cnp.PyArray_DIM(array, 1) == width
-        )
-
-    cdef tuple _expected(self, Py_ssize_t width):
-        cdef tuple one = (width,)
-        cdef tuple many = (self.count, width)
-        return one if self.batch_size is None else many
-
     def _checked_input(self, x):
         """The slow way for an x that does not fit as it is: a contiguous copy, or the error."""
         x = validation.array("x", x, self.layer.dtype)
-        cdef tuple expected = self._expected(self.input_size)
         wanted = f"(input_size={self.input_size},)"
         if self.batch_size is not None:
             wanted = f"(batch_size={self.count}, input_size={self.input_size})"
-        validation.shape("x", x, expected, wanted)
+        validation.shape("x", x, shape_of(self.batch_axis, self.input_size), wanted)
         return validation.contiguous_copy("x", x)
-
-    def _check_output(self, out):
-        """The error for an out that does not fit."""
-        if not isinstance(out, np.ndarray) or out.dtype != self.layer.dtype or not out.dtype.isnative:
-            found = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
-            raise TypeError(f"out is {found}, expected an ndarray of dtype {self.layer.dtype}")
-        cdef tuple expected = self._expected(self.output_size)
-        validation.shape("out", out, expected, expected)
-        raise ValueError("out is not a plain, aligned, C-contiguous and writable ndarray")
 
     def step(self, x, out=None):
         """One time step.
@@ -214,31 +236,20 @@ cdef class Stepper:
         RuntimeError
             If another thread is inside this stream.
         """
-        cdef cnp.npy_intp[2] shape
         cdef char *x_data
         cdef char *y_data
         cdef PyThreadState *state
         cdef step_rows *rows
         cdef step_rows part
         cdef Py_ssize_t r, k, row, some
-        if not self._fits(x, self.input_size):
+        if not fits(x, self.type_number, self.batch_axis, self.input_size):
             x = self._checked_input(x)
         x_data = <char *>cnp.PyArray_DATA(x)
-        if out is None:
-            shape[0] = self.count
-            shape[1] = self.output_size
-            if self.batch_size is None:
-                out = cnp.PyArray_EMPTY(1, &shape[1], self.type_number, 0)
-            else:
-                out = cnp.PyArray_EMPTY(2, shape, self.type_number, 0)
-            y_data = <char *>cnp.PyArray_DATA(out)
-        else:
-            if not self._fits(out, self.output_size) or not cnp.PyArray_ISWRITEABLE(out):
-                self._check_output(out)
-            y_data = <char *>cnp.PyArray_DATA(out)
-            if (y_data < x_data + self.count * self.input_size * self.itemsize
-                    and x_data < y_data + self.count * self.row_bytes):
-                raise ValueError("out overlaps x, expected separate memory")
+        out = output_of_step(
+            out, self.type_number, self.batch_axis, self.output_size, x_data,
+            self.count * self.input_size * self.itemsize,
+        )
+        y_data = <char *>cnp.PyArray_DATA(out)
         if not flag_take(&self.busy):
             raise RuntimeError("another thread is inside this stream: give each thread a stream of its own")
         try:

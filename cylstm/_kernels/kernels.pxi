@@ -55,7 +55,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t out_offset
         const char *next
     const int SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN
-    const int SOFTPLUS, LINEAR, SWISH, GELU
+    const int SOFTPLUS, LINEAR, SWISH, GELU, SOFTMAX
     const int UNCOUPLED, FORGET_IS_REST, INPUT_IS_REST
     const int NOT_NORMALISED, NORMALISED_JOINTLY, NORMALISED_PER_GATE
     ctypedef struct activation:
@@ -119,8 +119,6 @@ cdef extern from "table.h" nogil:
         real *scratch
     ctypedef void forward_function(const forward_rows *) noexcept nogil
     ctypedef void backward_function(const backward_rows *) noexcept nogil
-    ctypedef void activation_function(Py_ssize_t count, real *x) noexcept nogil
-    ctypedef void activation_backward_function(Py_ssize_t count, const real *y, real *dy) noexcept nogil
     ctypedef struct kernel_table:
         Py_ssize_t itemsize
         Py_ssize_t lanes
@@ -152,14 +150,12 @@ cdef extern from "table.h" nogil:
         void (*unblend)(Py_ssize_t, const real *, const real *, real *, real *) noexcept nogil
         void (*scale)(Py_ssize_t, const real *, const real *, real *) noexcept nogil
         void (*add)(Py_ssize_t, const real *, real *) noexcept nogil
-        activation_function *relu
-        activation_function *sigmoid
-        activation_function *tanh
-        activation_function *softmax
-        activation_backward_function *relu_backward
-        activation_backward_function *sigmoid_backward
-        activation_backward_function *tanh_backward
-        activation_backward_function *softmax_backward
+        void (*activate)(const activation *, Py_ssize_t, real *) noexcept nogil
+        void (*activate_backward)(const activation *, Py_ssize_t, real *, real *) noexcept nogil
+        void (*layer_norm)(Py_ssize_t, double, const real *, const real *, real *) noexcept nogil
+        void (*layer_norm_backward)(
+            Py_ssize_t, double, const real *, real *, real *, real *, real *
+        ) noexcept nogil
 
 
 # ---------------------------------------------------------------------------------------------- activations
@@ -272,28 +268,7 @@ cdef inline vreal relu(vreal x) noexcept nogil:
     return v_if_less(x, v_set1(<real>0), v_set1(<real>0), x)
 
 
-cdef inline void each(vreal (*activation)(vreal) noexcept nogil, Py_ssize_t count, real *x) noexcept nogil:
-    """x[j] = activation(x[j]); the last, partial vector is padded with zeros."""
-    cdef Py_ssize_t j
-    for j in range(count // LANES):
-        v_store(x, activation(v_load(x)))
-        x += LANES
-    v_store_some(x, activation(v_load_some(x, count % LANES)), count % LANES)
-
-
-cdef void relu_all(Py_ssize_t count, real *x) noexcept nogil:
-    each(relu, count, x)
-
-
-cdef void sigmoid_all(Py_ssize_t count, real *x) noexcept nogil:
-    each(sigmoid, count, x)
-
-
-cdef void tanh_all(Py_ssize_t count, real *x) noexcept nogil:
-    each(tanh, count, x)
-
-
-cdef void softmax_all(Py_ssize_t count, real *x) noexcept nogil:
+cdef void softmax(Py_ssize_t count, real *x) noexcept nogil:
     """e^(x_j - max x) / sum_k e^(x_k - max x) over one row.
 
     The sum runs in the order of k at every level. NaN anywhere makes the row NaN.
@@ -323,28 +298,6 @@ cdef void softmax_all(Py_ssize_t count, real *x) noexcept nogil:
         j = block * LANES
         some = min(count - j, <Py_ssize_t>LANES)
         v_store_some(x + j, v_load_some(x + j, some) / v_set1(total), some)
-
-
-cdef void relu_backward(Py_ssize_t count, const real *y, real *dy) noexcept nogil:
-    """dz = dy where y > 0, else 0."""
-    cdef Py_ssize_t j
-    for j in range(count):
-        if not y[j] > <real>0:
-            dy[j] = <real>0
-
-
-cdef void sigmoid_backward(Py_ssize_t count, const real *y, real *dy) noexcept nogil:
-    """dz = dy y (1 - y)"""
-    cdef Py_ssize_t j
-    for j in range(count):
-        dy[j] = dy[j] * y[j] * (<real>1 - y[j])
-
-
-cdef void tanh_backward(Py_ssize_t count, const real *y, real *dy) noexcept nogil:
-    """dz = dy (1 - y^2)"""
-    cdef Py_ssize_t j
-    for j in range(count):
-        dy[j] = dy[j] * (<real>1 - y[j] * y[j])
 
 
 cdef void softmax_backward(Py_ssize_t count, const real *y, real *dy) noexcept nogil:
@@ -900,13 +853,9 @@ functions.blend = &blend
 functions.unblend = &unblend
 functions.scale = &scale
 functions.add = &add
-functions.relu = &relu_all
-functions.sigmoid = &sigmoid_all
-functions.tanh = &tanh_all
-functions.softmax = &softmax_all
-functions.relu_backward = &relu_backward
-functions.sigmoid_backward = &sigmoid_backward
-functions.tanh_backward = &tanh_backward
-functions.softmax_backward = &softmax_backward
+functions.activate = &activate_row
+functions.activate_backward = &activate_row_backward
+functions.layer_norm = &layer_norm_row
+functions.layer_norm_backward = &layer_norm_row_backward
 
 table = PyCapsule_New(&functions, KERNEL_TABLE_NAME, NULL)

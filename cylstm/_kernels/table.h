@@ -37,10 +37,11 @@ typedef struct {
                                        NULL: nothing */
 } tile_product;
 
-/* An activation, or its derivative, by what kind it is; alpha and beta where it has them. */
+/* An activation, or its derivative, by what kind it is; alpha and beta where it has them. SOFTMAX is of a whole row, so
+ * no cell has it. */
 enum {
     SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN, SOFTPLUS,
-    LINEAR, SWISH, GELU
+    LINEAR, SWISH, GELU, SOFTMAX
 };
 
 typedef struct {
@@ -111,9 +112,6 @@ typedef struct {
 
 typedef void forward_function(const forward_rows *rows);
 typedef void backward_function(const backward_rows *rows);
-/* x (count,) INOUT: z -> activation(z);  y (count,) IN, dy (count,) INOUT: dL/dy -> dL/dz */
-typedef void activation_function(Py_ssize_t count, real *x);
-typedef void activation_backward_function(Py_ssize_t count, const real *y, real *dy);
 
 typedef struct {
     Py_ssize_t itemsize;
@@ -141,8 +139,15 @@ typedef struct {
     void (*unblend)(Py_ssize_t count, const real *keep, const real *dy, real *d, real *carry);
     void (*scale)(Py_ssize_t count, const real *factors, const real *x, real *out);
     void (*add)(Py_ssize_t count, const real *x, real *to);
-    activation_function *relu, *sigmoid, *tanh, *softmax;
-    activation_backward_function *relu_backward, *sigmoid_backward, *tanh_backward, *softmax_backward;
+    /* One row of a layer that has no state, each array (count,). x INOUT: z -> f(z). z: what f was of, spoilt;
+     * dy INOUT: dL/df(z) -> dL/dz. */
+    void (*activate)(const activation *f, Py_ssize_t count, real *x);
+    void (*activate_backward)(const activation *f, Py_ssize_t count, real *z, real *dy);
+    /* x INOUT: x -> gain N(x) + shift. Backward, x: what forward was given, spoilt; dy INOUT: dL/dy -> dL/dx; dgain,
+     * dshift INOUT: what this row brings is added. */
+    void (*layer_norm)(Py_ssize_t count, double epsilon, const real *gain, const real *shift, real *x);
+    void (*layer_norm_backward)(Py_ssize_t count, double epsilon, const real *gain, real *x, real *dy, real *dgain,
+                                real *dshift);
 } kernel_table;
 
 #endif /* CYLSTM_TABLE_H */

@@ -1,5 +1,5 @@
 # The cells that have options: activations by name, clipping, peepholes, coupled gates, layer normalisation; the row
-# functions of second phases; rows of noise. Part of kernels.pxi.
+# functions of second phases; rows of layers without a state; rows of noise. Part of kernels.pxi.
 #
 # Here a tape keeps the sums as the products made them, and backward makes everything after them again: whether an
 # activation's slope can be had from its value is then no question. These functions may branch on their options; the
@@ -119,6 +119,53 @@ cdef vreal slope_of(const activation *f, vreal x) noexcept nogil:
     return one  # LINEAR
 
 
+cdef inline Py_ssize_t activate_fours(
+    const int sigmoids, const int tanhs, Py_ssize_t count, real *x
+) noexcept nogil:
+    """Four vectors at a time, for as long as there are four more: how many numbers those are."""
+    cdef vreal[4] values
+    cdef Py_ssize_t done = 0
+    cdef int j
+    while count - done >= 4 * LANES:
+        for j in range(4):
+            values[j] = v_load(x + done + j * LANES)
+        activate(sigmoids, tanhs, values)
+        for j in range(4):
+            v_store(x + done + j * LANES, values[j])
+        done += 4 * LANES
+    return done
+
+
+cdef void activate_row(const activation *f, Py_ssize_t count, real *x) noexcept nogil:
+    """x[j] = f(x[j]), or softmax of all of them. The last vector is filled up with zeros."""
+    cdef Py_ssize_t some
+    cdef Py_ssize_t done = 0
+    if f.kind == SOFTMAX:
+        softmax(count, x)
+        return
+    if f.kind == SIGMOID:
+        done = activate_fours(4, 0, count, x)
+    elif f.kind == TANH:
+        done = activate_fours(0, 4, count, x)
+    while done < count:
+        some = min(count - done, <Py_ssize_t>LANES)
+        v_store_units(x + done, value_of(f, v_load_units(x + done, some)), some)
+        done += LANES
+
+
+cdef void activate_row_backward(const activation *f, Py_ssize_t count, real *z, real *dy) noexcept nogil:
+    """dz = dy f'(z). Of softmax z becomes f(z) first."""
+    cdef Py_ssize_t block, j, some
+    if f.kind == SOFTMAX:
+        softmax(count, z)
+        softmax_backward(count, z, dy)
+        return
+    for block in range(blocks_of(count)):
+        j = block * LANES
+        some = min(count - j, <Py_ssize_t>LANES)
+        v_store_units(dy + j, v_load_units(dy + j, some) * slope_of(f, v_load_units(z + j, some)), some)
+
+
 cdef inline vreal clipped(double limit, vreal x) noexcept nogil:
     """x kept in [-limit, limit]; NaN stays NaN."""
     return v_at_most(v_set1(<real>limit), v_at_least(v_set1(<real>-limit), x))
@@ -179,8 +226,67 @@ cdef inline lstm_work new_work(const cell_options *options, real *scratch) noexc
     return w
 
 
-cdef inline real *unit_at(real *values, Py_ssize_t gates, Py_ssize_t gate, Py_ssize_t unit) noexcept nogil:
-    return values + (unit // LANES * gates + gate) * LANES + unit % LANES
+cdef enum:
+    VALUES, SQUARES, PRODUCTS
+
+
+cdef inline Py_ssize_t place_of(Py_ssize_t gates, Py_ssize_t gate, Py_ssize_t unit) noexcept nogil:
+    """Where a unit is in (blocks, gates, LANES). (Of one gate, the compiler must see that it is where it is.)"""
+    return unit if gates == 1 else (unit // LANES * gates + gate) * LANES + unit % LANES
+
+
+cdef inline double term_of(
+    const int kind, const real *a, const real *b, Py_ssize_t place, double mean
+) noexcept nogil:
+    cdef double value = a[place]
+    if kind == SQUARES:
+        return (value - mean) * (value - mean)
+    if kind == PRODUCTS:
+        return value * b[place]
+    return value
+
+
+cdef inline double moment(
+    const int kind, const real *a, const real *b, Py_ssize_t gates, Py_ssize_t first, Py_ssize_t count,
+    Py_ssize_t units, double mean,
+) noexcept nogil:
+    """Over some gates of a row, the mean of a (kind VALUES), of (a - mean)^2 (SQUARES) or of a b (PRODUCTS).
+
+    Unit u belongs to the u % 8th of eight sums, so that an addition need not wait for the one before; they run gate by
+    gate, in double, and are added up in one order: the same at every level.
+    """
+    cdef double[8] sums
+    cdef Py_ssize_t gate, unit, place
+    cdef int j
+    for j in range(8):
+        sums[j] = 0
+    for gate in range(first, first + count):
+        for unit in range(0, units - units % 8, 8):
+            place = place_of(gates, gate, unit)
+            for j in range(8):
+                if gates > 1 and LANES % 8 != 0:  # eight units are not side by side
+                    place = place_of(gates, gate, unit + j) - j
+                sums[j] += term_of(kind, a, b, place + j, mean)
+        for unit in range(units - units % 8, units):
+            sums[unit % 8] += term_of(kind, a, b, place_of(gates, gate, unit), mean)
+    return (
+        ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
+    ) / (count * units)
+
+
+cdef inline double normalise_gates(
+    real *values, Py_ssize_t gates, Py_ssize_t first, Py_ssize_t count, Py_ssize_t units, double epsilon
+) noexcept nogil:
+    """As normalise, to be inlined with a constant number of gates."""
+    cdef Py_ssize_t gate, unit
+    cdef double mean = moment(VALUES, values, NULL, gates, first, count, units, 0)
+    cdef double deviation = 1 / sqrt(moment(SQUARES, values, NULL, gates, first, count, units, mean) + epsilon)
+    cdef real *value
+    for gate in range(first, first + count):
+        for unit in range(units):
+            value = values + place_of(gates, gate, unit)
+            value[0] = <real>((value[0] - mean) * deviation)
+    return deviation
 
 
 cdef double normalise(
@@ -188,49 +294,71 @@ cdef double normalise(
 ) noexcept nogil:
     """(v - mean) / sqrt(variance + epsilon) over some gates of a row, in place (Ba, Kiros & Hinton 2016).
 
-    Sums run gate by gate and unit by unit, in double: the same at every level. Returns what v - mean is multiplied by.
+    Returns what v - mean is multiplied by.
     """
-    cdef Py_ssize_t gate, unit
-    cdef double mean = 0, variance = 0, deviation, d
-    cdef real *value
+    if gates == 1:
+        return normalise_gates(values, 1, 0, 1, units, epsilon)
+    return normalise_gates(values, gates, first, count, units, epsilon)
+
+
+cdef inline void normalise_gates_backward(
+    const real *normalised, real *d, Py_ssize_t gates, Py_ssize_t first, Py_ssize_t count, Py_ssize_t units,
+    double deviation,
+) noexcept nogil:
+    """As normalise_backward, to be inlined with a constant number of gates."""
+    cdef Py_ssize_t gate, unit, place
+    cdef double mean = moment(VALUES, d, NULL, gates, first, count, units, 0)
+    cdef double product = moment(PRODUCTS, d, normalised, gates, first, count, units, 0)
     for gate in range(first, first + count):
         for unit in range(units):
-            mean += unit_at(values, gates, gate, unit)[0]
-    mean /= count * units
-    for gate in range(first, first + count):
-        for unit in range(units):
-            d = unit_at(values, gates, gate, unit)[0] - mean
-            variance += d * d
-    deviation = 1 / sqrt(variance / (count * units) + epsilon)
-    for gate in range(first, first + count):
-        for unit in range(units):
-            value = unit_at(values, gates, gate, unit)
-            value[0] = <real>((value[0] - mean) * deviation)
-    return deviation
+            place = place_of(gates, gate, unit)
+            d[place] = <real>(deviation * (d[place] - mean - product * normalised[place]))
 
 
 cdef void normalise_backward(
-    real *normalised, real *d, Py_ssize_t gates, Py_ssize_t first, Py_ssize_t count, Py_ssize_t units,
+    const real *normalised, real *d, Py_ssize_t gates, Py_ssize_t first, Py_ssize_t count, Py_ssize_t units,
     double deviation,
 ) noexcept nogil:
     """d with respect to what normalise made -> to what it was given, in place.
 
         dv = deviation (d - mean(d) - n mean(d n))
     """
-    cdef Py_ssize_t gate, unit
-    cdef double mean = 0, product = 0
-    cdef real *value
-    for gate in range(first, first + count):
-        for unit in range(units):
-            value = unit_at(d, gates, gate, unit)
-            mean += value[0]
-            product += <double>value[0] * unit_at(normalised, gates, gate, unit)[0]
-    mean /= count * units
-    product /= count * units
-    for gate in range(first, first + count):
-        for unit in range(units):
-            value = unit_at(d, gates, gate, unit)
-            value[0] = <real>(deviation * (value[0] - mean - product * unit_at(normalised, gates, gate, unit)[0]))
+    if gates == 1:
+        normalise_gates_backward(normalised, d, 1, 0, 1, units, deviation)
+    else:
+        normalise_gates_backward(normalised, d, gates, first, count, units, deviation)
+
+
+cdef void layer_norm_row(
+    Py_ssize_t count, double epsilon, const real *gain, const real *shift, real *x
+) noexcept nogil:
+    """x = gain N(x) + shift"""
+    cdef Py_ssize_t block, j, some
+    normalise(x, 1, 0, 1, count, epsilon)
+    for block in range(blocks_of(count)):
+        j = block * LANES
+        some = min(count - j, <Py_ssize_t>LANES)
+        v_store_units(x + j, v_fma(
+            v_load_units(gain + j, some), v_load_units(x + j, some), v_load_units(shift + j, some)
+        ), some)
+
+
+cdef void layer_norm_row_backward(
+    Py_ssize_t count, double epsilon, const real *gain, real *x, real *dy, real *dgain, real *dshift
+) noexcept nogil:
+    """With n = N(x):  dshift += dy,  dgain += dy n,  dn = dy gain,  and dy becomes dx. x becomes n."""
+    cdef Py_ssize_t block, j, some
+    cdef vreal d, n
+    cdef double deviation = normalise(x, 1, 0, 1, count, epsilon)
+    for block in range(blocks_of(count)):
+        j = block * LANES
+        some = min(count - j, <Py_ssize_t>LANES)
+        d = v_load_units(dy + j, some)
+        n = v_load_units(x + j, some)
+        v_store_units(dshift + j, v_load_units(dshift + j, some) + d, some)
+        v_store_units(dgain + j, v_fma(d, n, v_load_units(dgain + j, some)), some)
+        v_store_units(dy + j, d * v_load_units(gain + j, some), some)
+    normalise_backward(x, dy, 1, 0, 1, count, deviation)
 
 
 cdef inline vreal extra(const cell_options *options, Py_ssize_t row, Py_ssize_t block) noexcept nogil:
@@ -391,7 +519,7 @@ cdef inline void clear_padding(real *values, Py_ssize_t gates, Py_ssize_t units)
     cdef Py_ssize_t gate, unit
     for unit in range(units, blocks_of(units) * LANES):
         for gate in range(gates):
-            unit_at(values, gates, gate, unit)[0] = <real>0
+            values[place_of(gates, gate, unit)] = <real>0
 
 
 cdef void lstm_output_backward(
