@@ -396,8 +396,8 @@ class LayerNorm(Feedforward):
 
         y = weight (x - mean(x)) / sqrt(variance(x) + eps) + bias
 
-    x and y are (..., features). Sums are made in the order of the features, in double, so a row's bits do not depend on
-    what is beside it.
+    x and y are (..., features). A row's sums are made in one order, in double, so its bits do not depend on what is
+    beside it, nor on the level of instructions.
 
     Parameters
     ----------
