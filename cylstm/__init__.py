@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
-_LAZY_MODULES = ("feedforward", "initializers", "losses", "reference", "testing", "training")
+_LAZY_MODULES = ("feedforward", "initializers", "losses", "metrics", "reference", "testing", "training")
 _LAZY_NAMES = {
     **dict.fromkeys(
         ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
@@ -46,6 +46,7 @@ __all__ = [
     "get_num_threads",
     "initializers",
     "losses",
+    "metrics",
     "reference",
     "set_num_threads",
     "show_config",

@@ -142,7 +142,7 @@ def train(
 
             _, (h_n, c_n) = lstm.forward(x, tape=tapes[0])
             logits = dense.forward(h_n[0], tape=tapes[1])
-            loss, dlogits = cylstm.losses.softmax_cross_entropy(logits, labels[chosen])
+            loss, dlogits = cylstm.losses.sparse_categorical_crossentropy(logits, labels[chosen], from_logits=True)
 
             g_dense = dense.backward(tapes[1], dlogits)
             dstate = g_dense.dx[None], np.zeros_like(c_n)

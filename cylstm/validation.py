@@ -186,12 +186,19 @@ def _state(name, value, dtype, outer, width, batched):
     return rows_contiguous(name, value).reshape(layers, batch, size_)
 
 
+def bools(name, value):
+    """An ndarray of bool."""
+    if isinstance(value, np.ma.MaskedArray) or not isinstance(value, np.ndarray):
+        kind = type(value).__name__
+        raise TypeError(f"{name} is a {kind}, expected a bool ndarray: use np.asarray({name}, dtype=bool)")
+    if value.dtype != np.bool_:
+        raise TypeError(f"{name} is of dtype {value.dtype}, expected bool: use {name}.astype(bool)")
+    return value
+
+
 def mask_of(mask, batch, steps, batched):
     """(B, T) of bool: the caller's own array; (T,) of it where x is unbatched."""
-    if isinstance(mask, np.ma.MaskedArray) or not isinstance(mask, np.ndarray):
-        raise TypeError(f"mask is a {type(mask).__name__}, expected a bool ndarray: use np.asarray(mask, dtype=bool)")
-    if mask.dtype != np.bool_:
-        raise TypeError(f"mask is of dtype {mask.dtype}, expected bool: use mask.astype(bool)")
+    mask = bools("mask", mask)
     if batched:
         shape("mask", mask, (batch, steps), f"(batch={batch}, seq_len={steps})")
     else:

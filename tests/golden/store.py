@@ -1,6 +1,7 @@
 """Files of many golden cases: make_keras.py and make_onnx.py write them, tests/test_golden_family.py reads them.
 
-A case is two dicts. `about` says what it is, in what JSON can hold:
+make_losses.py and tests/test_losses.py use them too, with contents of their own. A case is two dicts. `about` says what
+it is, in what JSON can hold:
 
     kind        "lstm", "gru" or "rnn"
     options     what the layer here is made with
