@@ -90,7 +90,13 @@ def _read_only(name, doc):
 
 
 class Layer:
-    """What layers share: a mapping of named parameters that is replaced whole, and pickling."""
+    """What layers share: a mapping of named parameters that is replaced whole, and pickling.
+
+    Attributes
+    ----------
+    trainable : bool, default True
+        False: an optimiser leaves the parameters as they are. Set it at any time; pickle and copies keep it.
+    """
 
     dtype = _read_only("dtype", "numpy.dtype of the parameters and of every array")
 
@@ -100,6 +106,7 @@ class Layer:
         self._arguments = arguments  # what repr shows and pickle keeps
         self._lock = threading.Lock()
         self._writer = None
+        self.trainable = True  # False: an optimiser leaves the parameters alone
         _layers.add(self)
         self._store = Store(_Snapshot(validation.parameters(arrays, shapes, dtype)))
 
@@ -107,6 +114,10 @@ class Layer:
     def parameters(self):
         """Mapping of name to read-only ndarray: a snapshot, which a later change does not touch."""
         return self._store.snapshot.arrays
+
+    def _trainable_names(self):
+        """The names of the parameters that an optimiser may change; a container asks its layers."""
+        return self._shapes.keys() if self.trainable else ()
 
     def _replace(self, arrays):
         self._store.replace(_Snapshot(validation.parameters(arrays, self._shapes, self.dtype)))
@@ -163,7 +174,10 @@ class Layer:
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def __getstate__(self):
-        return {"version": PICKLE_VERSION, "arguments": self._arguments, "parameters": self.state_dict()}
+        return {
+            "version": PICKLE_VERSION, "arguments": self._arguments, "parameters": self.state_dict(),
+            "trainable": self.trainable,
+        }  # fmt: skip
 
     def __setstate__(self, state):
         if state.get("version") != PICKLE_VERSION:
@@ -172,6 +186,7 @@ class Layer:
             )
         positional, keywords = state["arguments"]
         self._build(*positional, **keywords, _arrays=state["parameters"])
+        self.trainable = state.get("trainable", True)  # pickles made before there was one have none
 
     def __copy__(self):
         return self.__deepcopy__({})
