@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
-_LAZY_MODULES = ("initializers", "losses", "reference", "testing", "training")
+_LAZY_MODULES = ("initializers", "losses", "reference", "schedules", "testing", "training")
 _LAZY_NAMES = {"Adam": "training", "SGD": "training", "clip_grad_norm": "training"}
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "initializers",
     "losses",
     "reference",
+    "schedules",
     "set_num_threads",
     "show_config",
     "testing",

@@ -62,6 +62,10 @@ def number(name, value, low, high, *, high_open=False):
     return x
 
 
+def learning_rate(name, value):
+    return number(name, value, 0, math.inf, high_open=True)
+
+
 def finite(name, value):
     """A number that float32 can hold."""
     return number(name, value, -FLOAT32_MAX, FLOAT32_MAX)
