@@ -15,7 +15,9 @@ MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = ("initializers", "losses", "reference", "schedules", "testing", "training")
-_LAZY_NAMES = {"Adam": "training", "SGD": "training", "clip_grad_norm": "training"}
+_LAZY_NAMES = {
+    name: "training" for name in ("SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value")
+}
 
 __all__ = [
     "GRU",
@@ -24,12 +26,15 @@ __all__ = [
     "RNN",
     "SGD",
     "Adam",
+    "AdamW",
     "Dense",
     "Gradients",
     "JordanRNN",
+    "RMSprop",
     "Stream",
     "Tape",
     "clip_grad_norm",
+    "clip_grad_value",
     "get_num_threads",
     "initializers",
     "losses",

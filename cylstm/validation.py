@@ -108,6 +108,14 @@ def array(name, value, dtype):
     return value
 
 
+def writable_floats(name, value):
+    """An ndarray of float32 or float64 to be changed in place."""
+    value = array(name, value, FLOATS[1] if getattr(value, "dtype", None) == FLOATS[1] else FLOATS[0])
+    if not value.flags.writeable:
+        raise ValueError(f"{name} is read-only, expected an array to change in place")
+    return value
+
+
 def rows_contiguous(name, value):
     """The array as the core can read it: aligned, its last axis contiguous; a copy where it must be."""
     flags = value.flags

@@ -85,6 +85,14 @@ cdef extern from "table.h" nogil:
     ctypedef void backward_function(const backward_rows *) noexcept nogil
     ctypedef void activation_function(Py_ssize_t, void *) noexcept nogil
     ctypedef void activation_backward_function(Py_ssize_t, const void *, void *) noexcept nogil
+    ctypedef struct update:
+        Py_ssize_t count
+        const void *g
+        const void *p
+        void *p_new
+        void *moments[3]
+        double numbers[5]
+    ctypedef void update_function(const update *) noexcept nogil
     ctypedef struct kernel_table:
         Py_ssize_t itemsize
         Py_ssize_t lanes
@@ -124,3 +132,9 @@ cdef extern from "table.h" nogil:
         activation_backward_function *sigmoid_backward
         activation_backward_function *tanh_backward
         activation_backward_function *softmax_backward
+        update_function *sgd
+        update_function *nesterov
+        update_function *rmsprop
+        update_function *adam
+        double (*sum_of_squares)(Py_ssize_t, const void *) noexcept nogil
+        void (*rescale)(Py_ssize_t, double, void *) noexcept nogil

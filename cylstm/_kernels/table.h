@@ -115,6 +115,18 @@ typedef void backward_function(const backward_rows *rows);
 typedef void activation_function(Py_ssize_t count, real *x);
 typedef void activation_backward_function(Py_ssize_t count, const real *y, real *dy);
 
+/* One step of an optimiser over one array of parameters; updates.pxi says which moments and numbers a rule has. No two
+ * of the arrays overlap. */
+typedef struct {
+    Py_ssize_t count;
+    const real *g;                  /* (count,)  IN     the gradient */
+    const real *p;                  /* (count,)  IN     the parameters */
+    real *p_new;                    /* (count,)  OUT */
+    real *moments[3];               /* (count,) each  INOUT */
+    double numbers[5];
+} update;
+typedef void update_function(const update *at);
+
 typedef struct {
     Py_ssize_t itemsize;
     Py_ssize_t lanes;
@@ -143,6 +155,9 @@ typedef struct {
     void (*add)(Py_ssize_t count, const real *x, real *to);
     activation_function *relu, *sigmoid, *tanh, *softmax;
     activation_backward_function *relu_backward, *sigmoid_backward, *tanh_backward, *softmax_backward;
+    update_function *sgd, *nesterov, *rmsprop, *adam;
+    double (*sum_of_squares)(Py_ssize_t count, const real *x);
+    void (*rescale)(Py_ssize_t count, double factor, real *x);
 } kernel_table;
 
 #endif /* CYLSTM_TABLE_H */
