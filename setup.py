@@ -59,7 +59,10 @@ def kernel(level, dtype):
     return Extension(
         f"cylstm._kernels.{level}_{dtype}",
         [f"cylstm/_kernels/{level}_{dtype}.pyx"],
-        depends=[f"cylstm/_kernels/{name}" for name in ("kernels.pxi", "variants.pxi", "simd.h", "table.h")],
+        depends=[
+            f"cylstm/_kernels/{name}"
+            for name in ("kernels.pxi", "variants.pxi", "updates.pxi", "simd.h", "table.h")
+        ],
         include_dirs=["cylstm/_kernels"],
         define_macros=macros,
         extra_compile_args=[*OPTIMISE, *STRICT, *LEVELS[level]],
@@ -103,7 +106,9 @@ setup(
         [kernel(level, dtype) for level in LEVELS for dtype in ("float32", "float64")]
         + [
             core(name)
-            for name in ("dispatch", "cells", "packing", "sequence", "stepper", "feedforward", "blas", "noise")
+            for name in (
+                "dispatch", "cells", "packing", "sequence", "stepper", "feedforward", "blas", "noise", "update",
+            )  # fmt: skip
         ],
         compiler_directives=directives,
         build_dir=f"build/{FLAVOUR}/cython",

@@ -14,12 +14,12 @@ __version__ = "0.1.0"
 MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
-_LAZY_MODULES = ("feedforward", "initializers", "losses", "metrics", "reference", "testing", "training")
+_LAZY_MODULES = ("feedforward", "initializers", "losses", "metrics", "reference", "schedules", "testing", "training")
 _LAZY_NAMES = {
     **dict.fromkeys(
         ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
     ),
-    **dict.fromkeys(("Adam", "SGD", "clip_grad_norm"), "training"),
+    **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"), "training"),
 }
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "SGD",
     "Activation",
     "Adam",
+    "AdamW",
     "Dense",
     "Dropout",
     "Embedding",
@@ -38,16 +39,19 @@ __all__ = [
     "Last",
     "LayerNorm",
     "Masking",
+    "RMSprop",
     "Repeat",
     "Stream",
     "Tape",
     "clip_grad_norm",
+    "clip_grad_value",
     "feedforward",
     "get_num_threads",
     "initializers",
     "losses",
     "metrics",
     "reference",
+    "schedules",
     "set_num_threads",
     "show_config",
     "testing",

@@ -1,6 +1,7 @@
 """What layers share; LSTM, GRU, RNN, JordanRNN: parameters by name, forward, backward, stream. No arithmetic: that is
 below."""
 
+import contextlib
 import copy
 import math
 import operator
@@ -13,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from . import initializers, stack, validation
-from ._core.packing import Store, Weights
+from ._core.packing import Store, Weights, freeze
 from .stream import Stream
 from .tape import Gradients, Tape
 
@@ -26,17 +27,8 @@ class _Snapshot:
     __slots__ = ("arrays", "packed")
 
     def __init__(self, arrays):
-        self.arrays = MappingProxyType({name: _frozen(value) for name, value in arrays.items()})
+        self.arrays = MappingProxyType(freeze(arrays))
         self.packed = None
-
-
-def _frozen(array):
-    """A read-only copy over memory that NumPy itself can not make writable."""
-    if array.size == 0:
-        array = array.copy()
-        array.setflags(write=False)
-        return array
-    return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
 
 
 _layers: weakref.WeakSet = weakref.WeakSet()
@@ -53,35 +45,37 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_locks)
 
 
-class _Writer:
-    """The context manager of ``writable()``: copies out, the validated whole back in."""
+class _Turn:
+    """A context manager: who is inside may replace the parameters of these layers; a second one waits.
 
-    def __init__(self, layer):
-        self._layer = layer
+    All take the locks of several layers in one order, so that no two wait for each other.
+    """
+
+    __slots__ = ("_held", "_leaves")
+
+    def __init__(self, leaves):
+        self._leaves = sorted(leaves, key=id)
 
     def __enter__(self):
-        layer = self._layer
-        if layer._writer == threading.get_ident():
-            raise RuntimeError("this thread is already inside writable() of this layer")
-        self._lock = layer._lock
-        self._lock.acquire()
+        thread = threading.get_ident()
+        for leaf in self._leaves:
+            if leaf._writer == thread:
+                raise RuntimeError("this thread is already inside writable() of this layer")
+        self._held = []
         try:
-            layer._writer = threading.get_ident()
-            self._copies = {name: value.copy() for name, value in layer.parameters.items()}
+            for leaf in self._leaves:
+                lock = leaf._lock
+                lock.acquire()
+                self._held.append((leaf, lock))
+                leaf._writer = thread
         except BaseException:
-            layer._writer = None
-            self._lock.release()
+            self.__exit__()
             raise
-        return self._copies
 
-    def __exit__(self, kind, error, traceback):
-        layer = self._layer
-        try:
-            if kind is None:
-                layer._replace(self._copies)
-        finally:
-            layer._writer = None
-            self._lock.release()
+    def __exit__(self, *error):
+        for leaf, lock in self._held:
+            leaf._writer = None
+            lock.release()
 
 
 def _read_only(name, doc):
@@ -90,7 +84,13 @@ def _read_only(name, doc):
 
 
 class Layer:
-    """What layers share: a mapping of named parameters that is replaced whole, and pickling."""
+    """What layers share: a mapping of named parameters that is replaced whole, and pickling.
+
+    Attributes
+    ----------
+    trainable : bool, default True
+        False: an optimiser leaves the parameters as they are. Set it at any time; pickle and copies keep it.
+    """
 
     dtype = _read_only("dtype", "numpy.dtype of the parameters and of every array; None of a layer without parameters")
 
@@ -100,6 +100,7 @@ class Layer:
         self._arguments = arguments  # what repr shows and pickle keeps
         self._lock = threading.Lock()
         self._writer = None
+        self.trainable = True  # False: an optimiser leaves the parameters alone
         _layers.add(self)
         self._store = Store(_Snapshot(validation.parameters(arrays, shapes, dtype)))
 
@@ -108,9 +109,19 @@ class Layer:
         """Mapping of name to read-only ndarray: a snapshot, which a later change does not touch."""
         return self._store.snapshot.arrays
 
+    def _trainable_names(self):
+        """The names of the parameters that an optimiser may change; a container asks its layers."""
+        return self._shapes.keys() if self.trainable else ()
+
+    @property
+    def _leaves(self):
+        """The layers that hold the parameters, in the order of ``parameters``: of a container, all layers in it."""
+        return (self,)
+
     def _replace(self, arrays):
         self._store.replace(_Snapshot(validation.parameters(arrays, self._shapes, self.dtype)))
 
+    @contextlib.contextmanager
     def writable(self):
         """Copies of the parameters to edit, as a context manager.
 
@@ -131,7 +142,10 @@ class Layer:
         >>> with lstm.writable() as p:
         ...     p["bias_ih_l0"][:] = 0
         """
-        return _Writer(self)
+        with _Turn(self._leaves):
+            copies = self.state_dict()
+            yield copies
+            self._replace(copies)
 
     def state_dict(self):
         """A new dict of new, writable arrays under PyTorch's names."""
@@ -152,9 +166,8 @@ class Layer:
         TypeError
             If an array is not of a float dtype.
         """
-        checked = validation.parameters(state_dict, self._shapes, self.dtype)
-        with _Writer(self) as p:
-            p.update(checked)
+        with _Turn(self._leaves):
+            self._replace(state_dict)
 
     # How a container uses a layer. Arrays are batch-first here, x (N, T, F), whatever a layer's own batch_first says.
 
@@ -210,7 +223,10 @@ class Layer:
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def __getstate__(self):
-        return {"version": PICKLE_VERSION, "arguments": self._arguments, "parameters": self.state_dict()}
+        return {
+            "version": PICKLE_VERSION, "arguments": self._arguments, "parameters": self.state_dict(),
+            "trainable": self.trainable,
+        }  # fmt: skip
 
     def __setstate__(self, state):
         if state.get("version") != PICKLE_VERSION:
@@ -219,6 +235,7 @@ class Layer:
             )
         positional, keywords = state["arguments"]
         self._build(*positional, **keywords, _arrays=state["parameters"])
+        self.trainable = state.get("trainable", True)  # pickles made before there was one have none
 
     def __copy__(self):
         return self.__deepcopy__({})

@@ -1,107 +1,261 @@
 """Optimisers and gradient clipping: what happens to parameters between two training steps.
 
-Knows a layer by ``parameters`` and ``writable()`` and gradients by ``parameters``, a dict of
-arrays; knows no cell and no sequence. An optimiser owns its moments, and a step replaces them
-together with the parameters they belong to, layer by layer.
+Knows a layer by its parameters, by those of them that are trainable and by the layers that hold them, and gradients by
+``parameters``, a dict of arrays; knows no cell, no sequence and no loop over elements, which is ``updates.pxi``'s. An
+optimiser owns its moments; a step replaces all parameters and moments, or none.
 
 References
 ----------
-.. [1] D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1,
-   https://arxiv.org/abs/1412.6980
-.. [2] PyTorch, ``torch.optim.SGD`` (the form of its momentum) and
-``torch.nn.utils.clip_grad_norm_``,
-   https://pytorch.org/docs/stable/optim.html
+.. [1] D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1 and the end of
+   section 2, https://arxiv.org/abs/1412.6980
+.. [2] PyTorch, ``torch.optim`` and ``torch.nn.utils``, https://pytorch.org/docs/stable/optim.html
+.. [3] T. Tieleman, G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012; centred:
+   A. Graves, "Generating Sequences With Recurrent Neural Networks", 2013, equations 38 to 41,
+   https://arxiv.org/abs/1308.0850
+.. [4] I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2,
+   https://arxiv.org/abs/1711.05101
+.. [5] I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep
+   learning", ICML 2013
 """
 
-import contextlib
 import math
 
 import numpy as np
 
-from . import validation
+from . import schedules, validation
+from ._core.packing import aligned_empty
+from ._core.update import Slot, apply, collect, rescale, sum_of_squares, writable_arrays
+from .layers import Layer, _Snapshot, _Turn
 
-__all__ = ["SGD", "Adam", "clip_grad_norm"]
+__all__ = ["SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"]
 
 
 class _Optimizer:
     """The layers, the moments of each parameter, and the step over both; a subclass is one rule.
 
-    A rule is ``_update(parameter, gradient, moments, step)``: it changes ``parameter``, a copy, in
-    place and returns the new moments, leaving the old ones as they are.
+    It has ``_rule``, a rule of ``updates.pxi``; ``_moments``, the names of that rule's moments, None for one it does
+    without; ``_numbers(steps, lr)``, that rule's numbers for step ``steps`` of a parameter, counted from 1; and
+    ``_arguments``, the names of what ``repr`` shows beside ``lr``.
     """
 
-    _moments = 0  # arrays per parameter
+    _rule: str
+    _moments: tuple[str | None, ...]
+    _arguments: tuple[str, ...]
 
     def __init__(self, layers, lr):
-        if not isinstance(layers, (list, tuple)):
-            raise TypeError(f"layers is a {type(layers).__name__}, expected a list of layers")
-        for n, layer in enumerate(layers):
-            if not (hasattr(layer, "writable") and hasattr(layer, "parameters")):
-                raise TypeError(
-                    f"layers[{n}] is a {type(layer).__name__}, expected a layer of cylstm"
-                )
-            if any(layer is other for other in layers[:n]):
-                raise ValueError(
-                    f"layers[{n}] is in the list twice, expected each layer once: add its gradients"
-                )
-        self.layers = list(layers)
-        self.lr = validation.number("lr", lr, 0, math.inf, high_open=True)
-        # per layer: (steps taken, {name: moments}), replaced as a whole
-        self._states = [
-            (0, {name: (np.zeros_like(p),) * self._moments for name, p in layer.parameters.items()})
-            for layer in self.layers
-        ]
+        self.lr = lr
+        self.steps = 0
+        self.layers = None
+        if layers is not None:
+            self.bind(layers)
 
-    def step(self, gradients):
-        """Update every layer by its gradients.
+    def bind(self, layers):
+        """Give an optimiser that was made without layers its layers, once. Giving it the same ones again is nothing.
 
         Parameters
         ----------
-        gradients : list of Gradients
-            As ``backward`` returned them, in the order of ``layers``; not written to.
+        layers : list of layers
+            Each once, in the order in which ``step`` will be given their gradients.
 
         Raises
         ------
         TypeError
-            If ``gradients`` is not a list or tuple, or an array is not an ndarray of its
-            parameter's dtype.
+            If this is no list or tuple of layers.
+        ValueError
+            If a layer comes twice, or the optimiser has others already.
+        """
+        if not isinstance(layers, (list, tuple)):
+            raise TypeError(f"layers is a {type(layers).__name__}, expected a list of layers")
+        for n, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layers[{n}] is a {type(layer).__name__}, expected a layer of cylstm")
+        if self.layers is not None:
+            if list(map(id, layers)) != list(map(id, self.layers)):
+                raise ValueError("layers are not those that this optimiser has: make a new one for other layers")
+            return
+        seen = set()
+        slots = []  # for each layer {name: slot}
+        for n, layer in enumerate(layers):
+            names = iter(layer.parameters)
+            slots.append({})
+            for leaf in layer._leaves:
+                if id(leaf) in seen:
+                    raise ValueError(
+                        f"layers[{n}] is in the list twice, itself or in another, expected each layer once: "
+                        "add its gradients"
+                    )
+                seen.add(id(leaf))
+                for name in leaf.parameters:
+                    slots[-1][next(names)] = Slot(leaf, name, self._moments)
+        self.layers = list(layers)
+        self._slots = slots
+
+    def _bound(self):
+        if self.layers is None:
+            name = type(self).__name__
+            raise RuntimeError(f"this {name} has no layers yet: make it as {name}(layers, ...), or bind(layers) first")
+
+    @property
+    def lr(self):
+        """The learning rate of the next step."""
+        return validation.learning_rate("lr", self.schedule(self.steps))
+
+    @lr.setter
+    def lr(self, lr):
+        self.schedule = schedules.as_schedule(lr)
+
+    def __repr__(self):
+        layers = [] if self.layers is None else [repr(self.layers)]
+        values = {"lr": schedules.argument(self.schedule)}
+        values |= {name: getattr(self, name) for name in self._arguments}
+        return f"{type(self).__name__}({', '.join(layers + [f'{name}={value!r}' for name, value in values.items()])})"
+
+    def step(self, gradients):
+        """Update every trainable parameter by its gradient: of all layers at once, or, on an error, of none.
+
+        Parameters
+        ----------
+        gradients : list of Gradients
+            As ``backward`` returned them, in the order of ``layers``; not written to. Those of parameters that are not
+            trainable do nothing.
+
+        Raises
+        ------
+        RuntimeError
+            If the optimiser has no layers yet, or this thread is inside ``writable()`` of one.
+        TypeError
+            If ``gradients`` is not a list or tuple, or an array is not an ndarray of its parameter's dtype.
         ValueError
             If there are not as many as layers, or names or shapes are not those of the layer.
-            All are checked before any layer is changed.
         """
-        _check(gradients, self.layers)
-        states = []
-        with contextlib.ExitStack() as writers:  # all are entered before any is left: no layer is changed alone
-            edited = [writers.enter_context(layer.writable()) for layer in self.layers]
-            for parameters, gradient, (taken, moments) in zip(edited, gradients, self._states, strict=True):
-                moments = {
-                    name: self._update(parameters[name], gradient.parameters[name], moments[name], taken + 1)
-                    for name in moments
-                }
-                states.append((taken + 1, moments))
-        self._states = states
+        self._bound()
+        _check_list("gradients", gradients)
+        if len(gradients) != len(self.layers):
+            raise ValueError(f"gradients has {len(gradients)} entries, expected {len(self.layers)}, one per layer")
+        changes, leaves = [], []
+        for n, (given, layer, slots) in enumerate(zip(gradients, self.layers, self._slots, strict=True)):
+            if given.parameters.keys() != slots.keys():
+                raise ValueError(
+                    f"gradients[{n}] has the names {', '.join(given.parameters)}, "
+                    f"expected {', '.join(slots)}: those of layers[{n}]"
+                )
+            collect(f"gradients[{n}]", slots, given.parameters, layer._trainable_names(), changes, leaves)
+        with _Turn(leaves):
+            lr = self.lr
+            apply(self._rule, changes, lambda steps: self._numbers(steps, lr), _Snapshot, self)
+
+    def _state(self):
+        """The arrays and numbers of ``state_dict``, themselves."""
+        state = {"steps": self.steps} | self.schedule.state_dict()
+        for n, slots in enumerate(self._slots):
+            for name, slot in slots.items():
+                state[f"{n}.{name}.steps"] = slot.steps
+                for moment, array in zip(self._moments, slot.moments, strict=True):
+                    if array is not None:
+                        state[f"{n}.{name}.{moment}"] = array
+        return state
+
+    def state_dict(self):
+        """What training goes on from, beside the layers' parameters. Take it between two steps.
+
+        Returns
+        -------
+        dict
+            New arrays, and numbers. "steps", and what the schedule says of itself: "lr", where ``lr`` is a number. For
+            each parameter of ``layers[n]`` "n.name.steps" and its moments by their letters in the class's
+            equations: "0.weight_ih_l0.v".
+
+        Raises
+        ------
+        RuntimeError
+            If the optimiser has no layers yet.
+        """
+        self._bound()
+        return {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in self._state().items()}
+
+    def load_state_dict(self, state_dict):
+        """Go on from what :meth:`state_dict` gave: with the same parameters and gradients, to the same bits.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            Of an optimiser of the same class, options and layers. Copied.
+
+        Raises
+        ------
+        RuntimeError
+            If the optimiser has no layers yet.
+        ValueError, TypeError
+            If names are missing or unexpected (both are listed), or a shape, a dtype or a number is wrong; nothing is
+            changed then.
+        """
+        self._bound()
+        given = validation.entries("state", state_dict, self._state(), f"this {type(self).__name__}")
+        steps = validation.size("steps", given["steps"], 0)
+        loaded = []
+        for n, slots in enumerate(self._slots):
+            for name, slot in slots.items():
+                key = f"{n}.{name}."
+                moments = [aligned_empty(slot.shape, slot.dtype) if moment else None for moment in self._moments]
+                for moment, array in zip(self._moments, moments, strict=True):
+                    if moment is not None:
+                        array[...] = validation.floats(key + moment, given[key + moment], slot.shape, slot.dtype)
+                loaded.append((slot, validation.size(key + "steps", given[key + "steps"], 0), tuple(moments)))
+        self.schedule.load_state_dict({name: given[name] for name in self.schedule.state_dict()})
+        self.steps = steps
+        for slot, steps, moments in loaded:
+            slot.steps, slot.moments = steps, moments
+
+    def __getstate__(self):
+        attributes = {name: value for name, value in vars(self).items() if name not in ("layers", "_slots")}
+        return attributes, self.layers, self.state_dict() if self.layers is not None else None
+
+    def __setstate__(self, state):
+        attributes, layers, of_layers = state
+        vars(self).update(attributes)
+        self.layers = None
+        if layers is not None:
+            self.bind(layers)
+            self.load_state_dict(of_layers)
 
 
 class SGD(_Optimizer):
-    """Stochastic gradient descent, with momentum in the form of PyTorch [2]_.
+    """Stochastic gradient descent, its momentum in PyTorch's form [2]_; Nesterov's as in [5]_, in the same form.
 
     ::
 
-        v <- momentum * v + g              v = 0 before the first step
-        p <- p - lr * v
+        d <- g + weight_decay * p
+        v <- momentum * v + d                    v = 0 before the first step
+        p <- p - lr * v,                         with nesterov   p - lr * (d + momentum * v)
+
+    Keras has the learning rate in v, so what momentum has gathered does not change with it.
 
     Parameters
     ----------
-    layers : list of layers
-        Each once, in the order in which ``step`` will be given their gradients.
-    lr : float, default 1e-2
-        Learning rate. The attribute ``lr`` may be set between steps.
+    layers : list of layers, optional
+        Each once, in the order in which ``step`` will be given their gradients. Without, :meth:`bind` comes first.
+    lr : float, schedule or function of the number of steps, default 1e-2
+        Learning rate: see :mod:`cylstm.schedules`.
     momentum : float in [0, 1), default 0.0
+    nesterov : bool, default False
+        With ``momentum`` alone.
+    weight_decay : float, default 0.0
+        The factor of an L2 penalty's gradient.
 
     Raises
     ------
     TypeError, ValueError
         If a layer is none or comes twice, or a number is out of range.
+
+    Attributes
+    ----------
+    layers : list of layers, or None
+    steps : int
+        How many steps were made.
+    lr : float
+        That of the next step; may be set to anything that the argument may be.
+    schedule : schedule
+        What ``lr`` comes from; a number is a :class:`~cylstm.schedules.constant`.
 
     Examples
     --------
@@ -118,21 +272,76 @@ class SGD(_Optimizer):
     True
     """
 
-    def __init__(self, layers, lr=1e-2, momentum=0.0):
+    _arguments = ("momentum", "nesterov", "weight_decay")
+
+    def __init__(self, layers=None, lr=1e-2, momentum=0.0, nesterov=False, weight_decay=0.0):
         self.momentum = validation.number("momentum", momentum, 0, 1, high_open=True)
-        self._moments = 1 if self.momentum else 0
+        self.nesterov = validation.flag("nesterov", nesterov)
+        self.weight_decay = validation.number("weight_decay", weight_decay, 0, math.inf, high_open=True)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is True, but momentum is 0: expected a momentum with it")
+        self._rule = "nesterov" if self.nesterov else "sgd"
+        self._moments = ("v",) if self.momentum else ()
         super().__init__(layers, lr)
 
-    def __repr__(self):
-        return f"SGD({self.layers!r}, lr={self.lr!r}, momentum={self.momentum!r})"
+    def _numbers(self, steps, lr):
+        return lr, self.weight_decay, self.momentum
 
-    def _update(self, parameter, gradient, moments, step):
-        if not moments:
-            parameter -= self.lr * gradient
-            return moments
-        v = self.momentum * moments[0] + gradient
-        parameter -= self.lr * v
-        return (v,)
+
+class RMSprop(_Optimizer):
+    """RMSprop [3]_ in PyTorch's form [2]_.
+
+    ::
+
+        v <- alpha * v + (1 - alpha) * g^2                       v = mean = b = 0 before the first step
+        mean <- alpha * mean + (1 - alpha) * g                   if centered
+        d = g / (sqrt(v) + eps),                                 centered   g / (sqrt(v - mean^2) + eps)
+        b <- momentum * b + d                                    with momentum
+        p <- p - lr * d,                                         with momentum   p - lr * b
+
+    In Keras d is g / sqrt(v + eps), with eps within the root, the learning rate is in b, and the defaults are others:
+    alpha, there rho, is 0.9 and eps 1e-7. v - mean^2 is a variance: what rounding takes below 0, where PyTorch's step
+    is NaN, counts as 0.
+
+    Parameters
+    ----------
+    layers, lr
+        As of :class:`SGD`; lr 1e-3 by default.
+    alpha : float in [0, 1), default 0.99
+    eps : float, default 1e-8
+    momentum : float in [0, 1), default 0.0
+    centered : bool, default False
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a layer is none or comes twice, or a number is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, cylstm
+    >>> dense, tape = cylstm.Dense(2, 1, rng=0), cylstm.Tape()
+    >>> optimizer = cylstm.RMSprop([dense], lr=0.25, alpha=0.75)
+    >>> before = dense.parameters["bias"]
+    >>> y = dense.forward(np.ones((8, 2), np.float32), tape=tape)
+    >>> optimizer.step([dense.backward(tape, np.ones_like(y))])
+    >>> (dense.parameters["bias"] - before).round(6).tolist()    # the first step is lr * sign(g) / sqrt(1 - alpha)
+    [-0.5]
+    """
+
+    _rule = "rmsprop"
+    _arguments = ("alpha", "eps", "momentum", "centered")
+
+    def __init__(self, layers=None, lr=1e-3, alpha=0.99, eps=1e-8, momentum=0.0, centered=False):
+        self.alpha = validation.number("alpha", alpha, 0, 1, high_open=True)
+        self.eps = validation.number("eps", eps, 0, math.inf, high_open=True)
+        self.momentum = validation.number("momentum", momentum, 0, 1, high_open=True)
+        self.centered = validation.flag("centered", centered)
+        self._moments = ("v", "mean" if self.centered else None, "b" if self.momentum else None)
+        super().__init__(layers, lr)
+
+    def _numbers(self, steps, lr):
+        return lr, self.eps, self.momentum, self.alpha
 
 
 class Adam(_Optimizer):
@@ -144,17 +353,19 @@ class Adam(_Optimizer):
         v <- beta2 * v + (1 - beta2) * g^2
         p <- p - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-    ``eps`` stands outside the root, of the corrected v, as in the paper's algorithm and in PyTorch.
+    ``eps`` stands outside the root, of the corrected v, as in the paper's algorithm and in PyTorch. Keras adds its eps,
+    1e-7 by default, to the root of v itself, the paper's "epsilon hat": ``eps_hat=True``. Where gradients are large it
+    is the same; where they were of size 1e-4, losses differed by up to 4 % (tests/test_training.py).
 
     Parameters
     ----------
-    layers : list of layers
-        Each once, in the order in which ``step`` will be given their gradients.
-    lr : float, default 1e-3
-        Learning rate. The attribute ``lr`` may be set between steps.
+    layers, lr
+        As of :class:`SGD`; lr 1e-3 by default.
     betas : (float, float), default (0.9, 0.999)
         Each in [0, 1).
     eps : float, default 1e-8
+    eps_hat : bool, default False
+        p <- p - lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps) instead.
 
     Raises
     ------
@@ -173,30 +384,60 @@ class Adam(_Optimizer):
     [-0.25]
     """
 
-    _moments = 2
+    _rule = "adam"
+    _moments = ("m", "v")
+    _arguments: tuple[str, ...] = ("betas", "eps", "eps_hat")
 
-    def __init__(self, layers, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
+    weight_decay = 0.0
+
+    def __init__(self, layers=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, eps_hat=False):
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ValueError(f"betas is {betas!r}, expected two numbers (beta1, beta2)")
-        self.betas = tuple(
-            validation.number(f"betas[{n}]", beta, 0, 1, high_open=True)
-            for n, beta in enumerate(betas)
-        )
+        self.betas = tuple(validation.number(f"betas[{n}]", beta, 0, 1, high_open=True) for n, beta in enumerate(betas))
         self.eps = validation.number("eps", eps, 0, math.inf, high_open=True)
+        self.eps_hat = validation.flag("eps_hat", eps_hat)
         super().__init__(layers, lr)
 
-    def __repr__(self):
-        return f"Adam({self.layers!r}, lr={self.lr!r}, betas={self.betas!r}, eps={self.eps!r})"
-
-    def _update(self, parameter, gradient, moments, step):
+    def _numbers(self, steps, lr):
         beta1, beta2 = self.betas
-        m, v = moments
-        m = beta1 * m + (1 - beta1) * gradient
-        v = beta2 * v + (1 - beta2) * gradient**2
-        root = np.sqrt(v / (1 - beta2**step))
-        root += self.eps
-        parameter -= (self.lr / (1 - beta1**step)) * m / root
-        return m, v
+        root = math.sqrt(1 - beta2**steps)  # sqrt(v / root^2) + eps = (sqrt(v) + eps * root) / root
+        eps = self.eps if self.eps_hat else self.eps * root
+        return 1 - lr * self.weight_decay, lr * root / (1 - beta1**steps), eps, beta1, beta2
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, Loshchilov and Hutter [4]_, in PyTorch's and Keras' form.
+
+    p * (1 - lr * weight_decay) takes the place of p in the step of :class:`Adam`.
+
+    Parameters
+    ----------
+    layers, lr, betas, eps, eps_hat
+        As of :class:`Adam`.
+    weight_decay : float, default 1e-2
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a layer is none or comes twice, or a number is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, cylstm
+    >>> dense, tape = cylstm.Dense(2, 1, bias=False, rng=0), cylstm.Tape()
+    >>> optimizer = cylstm.AdamW([dense], lr=0.25, weight_decay=0.5)
+    >>> before = dense.parameters["weight"]
+    >>> y = dense.forward(np.ones((8, 2), np.float32), tape=tape)
+    >>> optimizer.step([dense.backward(tape, np.ones_like(y))])
+    >>> (dense.parameters["weight"] - 0.875 * before).round(6).tolist()
+    [[-0.25, -0.25]]
+    """
+
+    _arguments = ("betas", "eps", "eps_hat", "weight_decay")
+
+    def __init__(self, layers=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, eps_hat=False):
+        self.weight_decay = validation.number("weight_decay", weight_decay, 0, math.inf, high_open=True)
+        super().__init__(layers, lr, betas, eps, eps_hat)
 
 
 def clip_grad_norm(grads, max_norm):
@@ -222,9 +463,9 @@ def clip_grad_norm(grads, max_norm):
     Raises
     ------
     TypeError
-        If ``grads`` is not a list or tuple of Gradients.
+        If ``grads`` is not a list or tuple of Gradients, or an array is not of float32 or float64.
     ValueError
-        If ``max_norm`` is negative or NaN.
+        If ``max_norm`` is negative or NaN, or an array is read-only.
 
     Examples
     --------
@@ -236,15 +477,47 @@ def clip_grad_norm(grads, max_norm):
     """
     max_norm = validation.number("max_norm", max_norm, 0, math.inf)
     _check_list("grads", grads)
-    arrays = [array for g in grads for array in g.parameters.values()]
-    with np.errstate(over="ignore"):  # an infinite norm is an answer, and documented
-        norm = math.sqrt(sum(float(np.sum(np.square(a, dtype=np.float64))) for a in arrays))
+    arrays = writable_arrays(grads)
+    norm = math.sqrt(sum_of_squares(arrays))
     if max_norm < norm < math.inf:
-        scale = max_norm / norm
-        for array in arrays:
-            # in float64, rounded once: a scale below float32's range would be zero in float32
-            np.multiply(array, scale, out=array, dtype=np.float64, casting="same_kind")
+        rescale(arrays, max_norm / norm)
     return norm
+
+
+def clip_grad_value(grads, clip_value):
+    """Bring every element of the gradients, in place, into [-clip_value, clip_value].
+
+    PyTorch's ``clip_grad_value_`` and Keras' ``clipvalue``. NaN stays NaN; ``dx`` and ``dstate`` do not change.
+
+    Parameters
+    ----------
+    grads : list of Gradients
+        As ``backward`` returned them. Their arrays are changed.
+    clip_value : float
+        At least 0.
+
+    Raises
+    ------
+    TypeError
+        If ``grads`` is not a list or tuple of Gradients, or an array is not of float32 or float64.
+    ValueError
+        If ``clip_value`` is negative or NaN, or an array is read-only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cylstm.tape import Gradients
+    >>> g = Gradients(None, None, {"weight": np.array([[3.0, -0.5]])})
+    >>> clip_grad_value([g], 1)
+    >>> g.parameters["weight"].tolist()
+    [[1.0, -0.5]]
+    """
+    clip_value = validation.number("clip_value", clip_value, 0, math.inf)
+    _check_list("grads", grads)
+    for array in writable_arrays(grads):
+        with np.errstate(over="ignore"):
+            limit = array.dtype.type(clip_value)  # infinity where it is beyond float32
+        np.clip(array, -limit, limit, out=array)
 
 
 def _check_list(name, gradients):
@@ -255,27 +528,3 @@ def _check_list(name, gradients):
     for n, g in enumerate(gradients):
         if not hasattr(g, "parameters"):
             raise TypeError(f"{name}[{n}] is a {type(g).__name__}, expected Gradients")
-
-
-def _check(gradients, layers):
-    """Refuse gradients that are not, one by one, those of ``layers``."""
-    _check_list("gradients", gradients)
-    if len(gradients) != len(layers):
-        raise ValueError(
-            f"gradients has {len(gradients)} entries, expected {len(layers)}, one per layer"
-        )
-    for n, (g, layer) in enumerate(zip(gradients, layers, strict=True)):
-        expected = layer.parameters
-        if g.parameters.keys() != expected.keys():
-            raise ValueError(
-                f"gradients[{n}] has the names {', '.join(g.parameters)}, "
-                f"expected {', '.join(expected)}: those of layers[{n}]"
-            )
-        for name, parameter in expected.items():
-            what = f"gradients[{n}] {name}"
-            validation.shape(
-                what,
-                validation.array(what, g.parameters[name], parameter.dtype),
-                parameter.shape,
-                parameter.shape,
-            )

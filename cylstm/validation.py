@@ -62,6 +62,10 @@ def number(name, value, low, high, *, high_open=False):
     return x
 
 
+def learning_rate(name, value):
+    return number(name, value, 0, math.inf, high_open=True)
+
+
 def finite(name, value):
     """A number that float32 can hold."""
     return number(name, value, -FLOAT32_MAX, FLOAT32_MAX)
@@ -106,6 +110,14 @@ def array(name, value, dtype):
         return value
     if found is not dtype and (found != dtype or not found.isnative):
         raise TypeError(f"{name} is of dtype {found}, expected {dtype}: use {name}.astype('{dtype}')")
+    return value
+
+
+def writable_floats(name, value):
+    """An ndarray of float32 or float64 to be changed in place."""
+    value = array(name, value, FLOATS[1] if getattr(value, "dtype", None) == FLOATS[1] else FLOATS[0])
+    if not value.flags.writeable:
+        raise ValueError(f"{name} is read-only, expected an array to change in place")
     return value
 
 
@@ -320,37 +332,42 @@ def gradient(name, value, dtype, expected):
 
 
 def parameters(given, expected, dtype):
-    """{name: array} with exactly the keys and shapes of ``expected``, cast from any float dtype; new arrays."""
+    """{name: array} with exactly the keys and shapes of ``expected``, cast from any float dtype."""
+    given = entries("parameter", given, expected, "this layer")
+    return {name: floats(f"parameter {name}", given[name], wanted, dtype) for name, wanted in expected.items()}
+
+
+def entries(kind, given, expected, owner):
+    """The mapping ``given`` as a dict, which has exactly the keys of ``expected``: those of ``owner``."""
     try:
         given = dict(given)
     except (TypeError, ValueError):
-        raise TypeError(f"parameters came as a {type(given).__name__}, expected a mapping of names to arrays") from None
+        came = type(given).__name__
+        raise TypeError(f"{kind}s came as a {came}, expected a mapping of names to arrays") from None
     missing = [name for name in expected if name not in given]
     unexpected = [name for name in given if name not in expected]
     if missing or unexpected:
         parts = [f"missing: {', '.join(missing)}"] if missing else []
         parts += [f"unexpected: {', '.join(map(str, unexpected))}"] if unexpected else []
-        raise ValueError(f"parameter names do not match this layer; {'; '.join(parts)}")
-    return {name: _parameter(name, given[name], wanted, dtype) for name, wanted in expected.items()}
+        raise ValueError(f"{kind} names do not match {owner}; {'; '.join(parts)}")
+    return given
 
 
-def _parameter(name, value, expected, dtype):
-    """A new C-contiguous array of this shape and dtype."""
+def floats(name, value, expected, dtype):
+    """A C-contiguous array of this shape and dtype, from any float dtype: ``value`` itself, if it is one."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"parameter {name} is a masked array, which is not supported: fill it")
+        raise TypeError(f"{name} is a masked array, which is not supported: fill it")
     try:
         found = np.asarray(value)
     except ValueError:
-        raise ValueError(f"parameter {name} is not an array, expected one of shape {expected}") from None
+        raise ValueError(f"{name} is not an array, expected one of shape {expected}") from None
     if found.dtype.kind != "f":
-        raise TypeError(f"parameter {name} is of dtype {found.dtype}, expected a float dtype")
-    shape(f"parameter {name}", found, expected, expected)
-    if found.dtype == dtype:
-        return np.array(found, dtype=dtype, order="C", copy=True)
+        raise TypeError(f"{name} is of dtype {found.dtype}, expected a float dtype")
+    shape(name, found, expected, expected)
     with np.errstate(over="ignore"):
-        cast = found.astype(dtype, order="C")
-    if np.isinf(cast).sum() != np.isinf(found).sum():
-        raise ValueError(f"parameter {name} has values too large for {dtype}")
+        cast = found.astype(dtype, order="C", copy=False)
+    if found.dtype != dtype and np.isinf(cast).sum() != np.isinf(found).sum():
+        raise ValueError(f"{name} has values too large for {dtype}")
     return cast
 
 

@@ -491,6 +491,15 @@ def test_a_copy_of_a_layer_does_not_change_with_it(make, duplicate):
 
 
 @copies
+@every_layer
+def test_a_copy_is_as_trainable_as_the_layer(make, duplicate):
+    layer = make()
+    assert layer.trainable and duplicate(layer).trainable
+    layer.trainable = False
+    assert not duplicate(layer).trainable
+
+
+@copies
 def test_a_copy_of_a_layer_can_be_written_to_while_the_layer_is(duplicate):
     layer = LSTM(I, H, rng=0)
     with layer.writable():

@@ -62,6 +62,8 @@ _modules = {
     np.dtype(name): importlib.import_module(f"cylstm._kernels.{level}_{name}") for name in ("float32", "float64")
 }
 
+cdef object FLOAT32 = np.dtype("float32")
+cdef object FLOAT64 = np.dtype("float64")
 cdef const kernel_table *float32_table = <const kernel_table *>PyCapsule_GetPointer(
     _modules[np.dtype("float32")].table, KERNEL_TABLE_NAME)
 cdef const kernel_table *float64_table = <const kernel_table *>PyCapsule_GetPointer(
@@ -70,9 +72,9 @@ cdef const kernel_table *float64_table = <const kernel_table *>PyCapsule_GetPoin
 
 cdef const kernel_table *table_of(object dtype) except NULL:
     """The one place where a dtype becomes code."""
-    if dtype == np.float32:
+    if dtype == FLOAT32:
         return float32_table
-    if dtype == np.float64:
+    if dtype == FLOAT64:
         return float64_table
     raise TypeError(f"dtype is {dtype!r}, expected float32 or float64")
 

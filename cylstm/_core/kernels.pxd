@@ -83,6 +83,14 @@ cdef extern from "table.h" nogil:
         void *scratch
     ctypedef void forward_function(const forward_rows *) noexcept nogil
     ctypedef void backward_function(const backward_rows *) noexcept nogil
+    ctypedef struct update:
+        Py_ssize_t count
+        const void *g
+        const void *p
+        void *p_new
+        void *moments[3]
+        double numbers[5]
+    ctypedef void update_function(const update *) noexcept nogil
     ctypedef struct kernel_table:
         Py_ssize_t itemsize
         Py_ssize_t lanes
@@ -120,3 +128,9 @@ cdef extern from "table.h" nogil:
         void (*layer_norm_backward)(
             Py_ssize_t, double, const void *, void *, void *, void *, void *
         ) noexcept nogil
+        update_function *sgd
+        update_function *nesterov
+        update_function *rmsprop
+        update_function *adam
+        double (*sum_of_squares)(Py_ssize_t, const void *) noexcept nogil
+        void (*rescale)(Py_ssize_t, double, void *) noexcept nogil

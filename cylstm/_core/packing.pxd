@@ -90,5 +90,8 @@ cdef class PackedDense:
     cdef list memory
 
 
+cdef frozen_empty(like)
+
+
 cdef class Store:
     cdef readonly object snapshot

@@ -5,6 +5,7 @@
 import numpy as np
 
 cimport numpy as cnp
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 
 from cylstm._core.cells cimport apart, cell_of, options_of
@@ -33,6 +34,38 @@ def aligned_empty(shape, dtype, bint zero=False):
     raw = (np.zeros if zero else np.empty)(count + ALIGNMENT, np.uint8)
     cdef Py_ssize_t skip = -(<Py_ssize_t>cnp.PyArray_DATA(raw)) & (ALIGNMENT - 1)
     return np.ndarray(shape, dtype, raw, skip)
+
+
+cdef frozen_empty(like):
+    """An uninitialised array over memory that NumPy can not make writable, for whoever asks to fill at once.
+
+    Of the shape and dtype of ``like``, which is contiguous; begins at a multiple of 64 bytes.
+    """
+    memory = PyBytes_FromStringAndSize(NULL, cnp.PyArray_NBYTES(like) + ALIGNMENT)
+    cdef char *data = PyBytes_AS_STRING(memory)
+    data += -<Py_ssize_t>data & (ALIGNMENT - 1)
+    array = cnp.PyArray_SimpleNewFromData(
+        cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like), cnp.PyArray_TYPE(like), data
+    )
+    cnp.PyArray_CLEARFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
+    cnp.set_array_base(array, memory)
+    return array
+
+
+cdef frozen(array):
+    """``array``, if it is over such memory; else a copy that is."""
+    if not cnp.PyArray_ISCARRAY_RO(array):
+        array = np.array(array, order="C")
+    elif type(array.base) is bytes:
+        return array
+    copy = frozen_empty(array)
+    memcpy(cnp.PyArray_DATA(copy), cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array))
+    return copy
+
+
+def freeze(dict arrays):
+    """A dict of arrays that nobody can change: those of ``arrays`` that nobody can, copies of the others."""
+    return {name: frozen(array) for name, array in arrays.items()}
 
 
 cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil:

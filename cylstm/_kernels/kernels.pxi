@@ -14,6 +14,8 @@ from cpython.pycapsule cimport PyCapsule_New
 cdef extern from "simd.h" nogil:
     ctypedef float real
     ctypedef float vreal
+    ctypedef real *sole_output
+    ctypedef const real *sole_input
     const int LANES
     const int TILE_ROWS
     const real LOG2_E, LN2_HIGH, LN2_LOW, EXP_LOWEST, ROUNDING_SHIFT
@@ -22,6 +24,7 @@ cdef extern from "simd.h" nogil:
     const real *EXP_C
     const real *TANH_P
     const real *TANH_Q
+    real real_sqrt(real x)
     void v_prefetch(const void *line)
     vreal v_set1(real x)
     vreal v_load(const real *start)
@@ -119,6 +122,14 @@ cdef extern from "table.h" nogil:
         real *scratch
     ctypedef void forward_function(const forward_rows *) noexcept nogil
     ctypedef void backward_function(const backward_rows *) noexcept nogil
+    ctypedef struct update:
+        Py_ssize_t count
+        const real *g
+        const real *p
+        real *p_new
+        real *moments[3]
+        double numbers[5]
+    ctypedef void update_function(const update *) noexcept nogil
     ctypedef struct kernel_table:
         Py_ssize_t itemsize
         Py_ssize_t lanes
@@ -156,6 +167,12 @@ cdef extern from "table.h" nogil:
         void (*layer_norm_backward)(
             Py_ssize_t, double, const real *, real *, real *, real *, real *
         ) noexcept nogil
+        update_function *sgd
+        update_function *nesterov
+        update_function *rmsprop
+        update_function *adam
+        double (*sum_of_squares)(Py_ssize_t, const real *) noexcept nogil
+        void (*rescale)(Py_ssize_t, double, real *) noexcept nogil
 
 
 # ---------------------------------------------------------------------------------------------- activations
@@ -820,6 +837,7 @@ cdef void rnn_relu_backward(const backward_rows *rows) noexcept nogil:
 
 
 include "variants.pxi"
+include "updates.pxi"
 
 
 cdef kernel_table functions
@@ -857,5 +875,11 @@ functions.activate = &activate_row
 functions.activate_backward = &activate_row_backward
 functions.layer_norm = &layer_norm_row
 functions.layer_norm_backward = &layer_norm_row_backward
+functions.sgd = &sgd
+functions.nesterov = &nesterov
+functions.rmsprop = &rmsprop
+functions.adam = &adam
+functions.sum_of_squares = &sum_of_squares
+functions.rescale = &rescale
 
 table = PyCapsule_New(&functions, KERNEL_TABLE_NAME, NULL)

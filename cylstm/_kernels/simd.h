@@ -7,16 +7,24 @@
 #ifndef CYLSTM_SIMD_H
 #define CYLSTM_SIMD_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
 #ifdef CYLSTM_FLOAT64
 typedef double real;
 typedef uint64_t bits_of_real;
+#  define real_sqrt sqrt
 #else
 typedef float real;
 typedef uint32_t bits_of_real;
+#  define real_sqrt sqrtf
 #endif
+
+/* Pointers to what no other pointer of a function reaches: loops over several arrays become vector code. GCC, Clang
+ * and MSVC know this spelling. */
+typedef real *__restrict sole_output;
+typedef const real *__restrict sole_input;
 
 /* TILE_ROWS: rows of the largest tile. Four accumulators per row, four weights and one x fit the 32 registers of
  * AVX-512 and NEON with six rows and the 16 of the others with two (with three, GCC 12 spilled an accumulator). */

@@ -113,6 +113,18 @@ typedef struct {
 typedef void forward_function(const forward_rows *rows);
 typedef void backward_function(const backward_rows *rows);
 
+/* One step of an optimiser over one array of parameters; updates.pxi says which moments and numbers a rule has. No two
+ * of the arrays overlap. */
+typedef struct {
+    Py_ssize_t count;
+    const real *g;                  /* (count,)  IN     the gradient */
+    const real *p;                  /* (count,)  IN     the parameters */
+    real *p_new;                    /* (count,)  OUT */
+    real *moments[3];               /* (count,) each  INOUT */
+    double numbers[5];
+} update;
+typedef void update_function(const update *at);
+
 typedef struct {
     Py_ssize_t itemsize;
     Py_ssize_t lanes;
@@ -148,6 +160,9 @@ typedef struct {
     void (*layer_norm)(Py_ssize_t count, double epsilon, const real *gain, const real *shift, real *x);
     void (*layer_norm_backward)(Py_ssize_t count, double epsilon, const real *gain, real *x, real *dy, real *dgain,
                                 real *dshift);
+    update_function *sgd, *nesterov, *rmsprop, *adam;
+    double (*sum_of_squares)(Py_ssize_t count, const real *x);
+    void (*rescale)(Py_ssize_t count, double factor, real *x);
 } kernel_table;
 
 #endif /* CYLSTM_TABLE_H */
