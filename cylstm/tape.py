@@ -15,7 +15,8 @@ and of cells with options
     ("h", layer, direction)          (T + 1, B, P)                  recurrent dropout: h; rows have the h it has left
     ("c_fresh", layer, direction)    (T, B, H)                      zoneout: c as the step made it
 
-Factors of dropout and what zoneout keeps are made for each call, and stay with its record.
+Factors of dropout and what zoneout keeps are made for each call, and stay with its record. The tape of a container has
+no buffers, but a tape for each of its layers: :meth:`Tape.part`.
 
 The h of ``rows`` has slots as c has; x_t stands beside the h that step t begins with, in slot t, in reverse t + 1. Of a
 cell with options gates stay the sums that the products made, and backward makes the activations again.
@@ -23,7 +24,6 @@ cell with options gates stay the sums that the products made, and backward makes
 Knows the buffers; knows no layer and does no arithmetic but the sum and the multiple of Gradients.
 """
 
-import contextlib
 import math
 import threading
 
@@ -31,6 +31,24 @@ import numpy as np
 
 from . import validation
 from ._core.packing import aligned_empty
+
+_BITS_64 = (1 << 64) - 1
+
+
+class _Use:
+    """What ``Tape.use`` is. A generator would take three times as long, in every pass of every layer."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock):
+        self._lock = lock
+
+    def __enter__(self):
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("another thread is using this tape: give each thread a tape of its own")
+
+    def __exit__(self, *error):
+        self._lock.release()
 
 
 class Tape:
@@ -70,8 +88,9 @@ class Tape:
             raise ValueError(f"seed is {self.seed}, expected one below 2**64")
         self.calls = 0
         self._buffers = {}
+        self._parts = {}
         self._record = None
-        self._lock = threading.Lock()
+        self._use = _Use(threading.Lock())
 
     def __repr__(self):
         return f"Tape(seed={self.seed}, training={self.training})"
@@ -91,20 +110,42 @@ class Tape:
             memory = self._buffers[key] = aligned_empty((count,), np.uint8)
         return np.ndarray(shape, dtype, memory)
 
-    @contextlib.contextmanager
     def use(self):
-        """While a forward fills the buffers or a backward spends them, nobody else may."""
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("another thread is using this tape: give each thread a tape of its own")
-        try:
-            yield
-        finally:
-            self._lock.release()
+        """While a forward fills the buffers or a backward spends them, nobody else may: a context manager."""
+        return self._use
 
     def begin(self):
         """A new forward: forget the last record, count the call."""
         self._record = None
         self.calls += 1
+
+    def part(self, n):
+        """The tape of layer n of a container whose call has begun: kept from call to call, as buffers are.
+
+        Its seed is SplitMix64's hash [1]_ of (seed, n) and its ``calls`` are those of this tape, so (seed, calls) of
+        this tape decide all masks of the container.
+
+        References
+        ----------
+        .. [1] G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+
+        Examples
+        --------
+        >>> tape = Tape(seed=1)
+        >>> tape.part(0).seed == tape.part(0).seed != tape.part(1).seed
+        True
+        """
+        seed, tape = self._parts.get(n, (None, None))
+        if seed != self.seed:
+            z = (self.seed + (n + 1) * 0x9E3779B97F4A7C15) & _BITS_64
+            z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _BITS_64
+            z = (z ^ z >> 27) * 0x94D049BB133111EB & _BITS_64
+            tape = tape or Tape(0)
+            tape.seed = z ^ z >> 31
+            self._parts[n] = self.seed, tape
+        tape.training = self.training
+        tape.calls = self.calls - 1  # the layer's begin counts the call that has begun here
+        return tape
 
     def keep(self, record):
         """Store what backward will need; ``record.layer`` is who may ask for it."""
@@ -132,8 +173,9 @@ class Gradients:
     ----------
     dx : ndarray, or None
         With respect to x, in x's layout; None where x is integers.
-    dstate : tuple of ndarray, ndarray, or None
-        With respect to the initial state, shaped like it; None for a layer without one.
+    dstate : tuple of ndarray, ndarray, list, or None
+        With respect to the initial state, shaped like it; None for a layer without one. Of a container a list of
+        these, one for each layer.
     parameters : dict
         With the keys and shapes of ``layer.parameters``.
 
@@ -179,6 +221,8 @@ class Gradients:
 
 
 def _sum(one, other):
+    if isinstance(one, list):
+        return [_sum(a, b) for a, b in zip(one, other, strict=True)]
     if one is None or other is None:
         return None
     if isinstance(one, tuple):
@@ -190,4 +234,6 @@ def _sum(one, other):
 def _scaled(value, factor):
     if value is None:
         return None
+    if isinstance(value, list):
+        return [_scaled(part, factor) for part in value]
     return tuple(part * factor for part in value) if isinstance(value, tuple) else value * factor
