@@ -107,7 +107,7 @@ setup(
         + [
             core(name)
             for name in (
-                "dispatch", "cells", "packing", "sequence", "stepper", "feedforward", "blas", "noise", "update",
+                "dispatch", "cells", "packing", "sequence", "stepper", "chain", "feedforward", "blas", "noise", "update",
             )  # fmt: skip
         ],
         compiler_directives=directives,

@@ -14,11 +14,14 @@ __version__ = "0.1.0"
 MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
-_LAZY_MODULES = ("feedforward", "initializers", "losses", "metrics", "reference", "schedules", "testing", "training")
+_LAZY_MODULES = (
+    "feedforward", "initializers", "losses", "metrics", "reference", "schedules", "sequential", "testing", "training",
+)  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
         ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
     ),
+    "Sequential": "sequential",
     **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"), "training"),
 }
 
@@ -41,6 +44,7 @@ __all__ = [
     "Masking",
     "RMSprop",
     "Repeat",
+    "Sequential",
     "Stream",
     "Tape",
     "clip_grad_norm",
@@ -52,6 +56,7 @@ __all__ = [
     "metrics",
     "reference",
     "schedules",
+    "sequential",
     "set_num_threads",
     "show_config",
     "testing",

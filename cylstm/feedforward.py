@@ -177,7 +177,7 @@ class Dense(Feedforward):
     [1.0, 1.0]
     """
 
-    in_features = _read_only("in_features", "features of x")
+    in_features = _input_width = _read_only("in_features", "features of x")
     out_features = _read_only("out_features", "features of y")
     bias = _read_only("bias", "whether there is a bias")
     activation = _read_only("activation", "the activation, or None")
@@ -422,7 +422,7 @@ class LayerNorm(Feedforward):
     [[-1.0, 1.0]]
     """
 
-    features = _read_only("features", "features of x and y")
+    features = _input_width = _read_only("features", "features of x and y")
     eps = _read_only("eps", "what the variance is increased by")
 
     def __init__(self, features, eps=1e-5, *, dtype="float32"):

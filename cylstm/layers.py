@@ -93,6 +93,7 @@ class Layer:
     """
 
     dtype = _read_only("dtype", "numpy.dtype of the parameters and of every array; None of a layer without parameters")
+    trainable = True
 
     def __init__(self, shapes, dtype, arguments, arrays):
         self._shapes = shapes
@@ -100,7 +101,6 @@ class Layer:
         self._arguments = arguments  # what repr shows and pickle keeps
         self._lock = threading.Lock()
         self._writer = None
-        self.trainable = True  # False: an optimiser leaves the parameters alone
         _layers.add(self)
         self._store = Store(_Snapshot(validation.parameters(arrays, shapes, dtype)))
 
@@ -171,6 +171,9 @@ class Layer:
 
     # How a container uses a layer. Arrays are batch-first here, x (N, T, F), whatever a layer's own batch_first says.
 
+    #: Features of x; None: any number of them, or x is integers.
+    _input_width: int | None = None
+
     def _pass(self, x, state, steps, tape):
         """Forward within a container.
 
@@ -201,6 +204,20 @@ class Layer:
         """
         raise NotImplementedError
 
+    def _check_state(self, name, state, batch, batched=True):
+        """A list of the states in ``state``, checked, each as [h] or [h, c] with a batch axis, or None: zeros.
+
+        There is one for a recurrent layer, of a container those of its layers. ``batched``: whether they come with the
+        batch axis.
+        """
+        if state is not None:
+            raise ValueError(f"{name} is a {type(state).__name__}, expected None: {self!r} has no state")
+        return []
+
+    def _look(self, tape):
+        """What this layer's forward left on the tape; of a container all of its layers are asked."""
+        return tape.look(self)
+
     def _output_shape(self, shape):
         """The shape of y for an x of ``shape``: tuples, batch-first, None for a size that is not known.
 
@@ -211,8 +228,8 @@ class Layer:
     def _stream_part(self, batch_size):
         """What does the layer's part of one time step: an object with ``step(x, out=None)``.
 
-        x is (F,), or (n, F) for a ``batch_size`` of n. Of a layer with a state it has ``state``, ``reset`` and ``copy``
-        besides. A ValueError says why a layer can not be streamed.
+        x is (F,), or (n, F) for a ``batch_size`` of n. Of a layer with a state it is a Stream, which can take a step
+        back. A ValueError says why a layer can not be streamed.
         """
         raise NotImplementedError
 
@@ -234,8 +251,9 @@ class Layer:
                 f"this {type(self).__name__} was pickled with version {state.get('version')}, expected {PICKLE_VERSION}"
             )
         positional, keywords = state["arguments"]
-        self._build(*positional, **keywords, _arrays=state["parameters"])
-        self.trainable = state.get("trainable", True)  # pickles made before there was one have none
+        self._build(*positional, **keywords, _arrays=state.get("parameters"))
+        if "trainable" in state:  # neither in that of a container, whose layers know, nor in those of old
+            self.trainable = state["trainable"]
 
     def __copy__(self):
         return self.__deepcopy__({})
@@ -290,7 +308,7 @@ class Recurrent(Layer):
     .. [3] D. Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
     """
 
-    input_size = _read_only("input_size", "features of x")
+    input_size = _input_width = _read_only("input_size", "features of x")
     hidden_size = _read_only("hidden_size", "units of the cell")
     num_layers = _read_only("num_layers", "layers in the stack")
     bias = _read_only("bias", 'True, False or "single"')
@@ -681,6 +699,35 @@ class Recurrent(Layer):
         (4,)
         """
         return Stream(self, batch_size)
+
+    def _pass(self, x, state, steps, tape):
+        lengths, mask = (None, None) if steps is None else steps
+        if self._batch_first:
+            y, state_n = self.forward(x, state, lengths=lengths, mask=mask, tape=tape)
+            return y, state_n, steps
+        y, state_n = self.forward(x.swapaxes(0, 1), state, lengths=lengths, mask=mask, tape=tape)
+        return y.swapaxes(0, 1), state_n, steps
+
+    def _pass_backward(self, tape, dy, dstate):
+        if self._batch_first:
+            return self.backward(tape, dy, dstate)
+        gradients = self.backward(tape, None if dy is None else dy.swapaxes(0, 1), dstate)
+        gradients.dx = gradients.dx.swapaxes(0, 1)
+        return gradients
+
+    def _check_state(self, name, state, batch, batched=True):
+        outer = (self._num_layers * self._directions, batch)
+        return [validation.states(name, state, self._states, self._dtype, outer, self._widths, batched)]
+
+    def _output_shape(self, shape):
+        if self.merge is None:
+            raise ValueError(f"{self!r} has merge=None, so y is a pair: a container needs one array")
+        if len(shape) != 3 or shape[2] not in (None, self._input_size):
+            raise ValueError(f"x has shape {shape}, expected (batch, seq_len, input_size={self._input_size})")
+        return (*shape[:2], self._output_size)
+
+    def _stream_part(self, batch_size):
+        return self.stream(batch_size)
 
 
 class LSTM(Recurrent):

