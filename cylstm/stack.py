@@ -203,17 +203,20 @@ def _pad_backward(dy, valid, reverse):
 
 
 def _rows_without_steps(steps, lengths, mask):
-    """An index of the rows of the batch that have no valid step."""
-    if steps == 0 or (lengths is None and mask is None):
-        return slice(None) if steps == 0 else slice(0)
+    """An index of the rows of the batch that have no valid step; None where each has one."""
+    if steps == 0:
+        return slice(None)
+    if lengths is None and mask is None:
+        return None
     return ~_valid(steps, lengths, mask).any(axis=0)
 
 
 def _clear_empty(states, steps, lengths, mask):
     """Zeros in the final states, or in the gradients of those, of rows without a valid step."""
     rows = _rows_without_steps(steps, lengths, mask)
-    for state in states:
-        state[:, rows] = 0
+    if rows is not None:
+        for state in states:
+            state[:, rows] = 0
 
 
 def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape):
@@ -429,7 +432,8 @@ def backward(record, dy, dstates_n):
             dstates_0[0][k] = dh[:, : packed.state_size]
             if packed.has_c:
                 dstates_0[1][k] = dc[:, : packed.hidden_size]
-            record.rows[k][:, unseen] = 0  # a state that no step has seen may be NaN
+            if unseen is not None:
+                record.rows[k][:, unseen] = 0  # a state that no step has seen may be NaN
             gradients[k] = _parameter_gradients(packed, record.rows[k], record.inner[k], arrays, dextras)
             if noise.weight_dropout:
                 gradients[k]["weight_hh"] *= record.factors[k]

@@ -35,22 +35,6 @@ from ._core.packing import aligned_empty
 _BITS_64 = (1 << 64) - 1
 
 
-class _Use:
-    """What ``Tape.use`` is. A generator would take three times as long, in every pass of every layer."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self, lock):
-        self._lock = lock
-
-    def __enter__(self):
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("another thread is using this tape: give each thread a tape of its own")
-
-    def __exit__(self, *error):
-        self._lock.release()
-
-
 class Tape:
     """What one training forward leaves for backward. Owned by the caller and reusable; its largest buffers are kept.
 
@@ -90,7 +74,7 @@ class Tape:
         self._buffers = {}
         self._parts = {}
         self._record = None
-        self._use = _Use(threading.Lock())
+        self._use = _Use()
 
     def __repr__(self):
         return f"Tape(seed={self.seed}, training={self.training})"
@@ -111,7 +95,7 @@ class Tape:
         return np.ndarray(shape, dtype, memory)
 
     def use(self):
-        """While a forward fills the buffers or a backward spends them, nobody else may: a context manager."""
+        """A context: while a forward fills the buffers or a backward spends them, nobody else may."""
         return self._use
 
     def begin(self):
@@ -164,6 +148,22 @@ class Tape:
 
     def spend(self):
         self._record = None
+
+
+class _Use:
+    """A lock that does not wait. A class, because a generator of contextlib costs a small layer a tenth of its pass."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self):
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("another thread is using this tape: give each thread a tape of its own")
+
+    def __exit__(self, *_):
+        self._lock.release()
 
 
 class Gradients:
