@@ -51,6 +51,7 @@ __all__ = [
     "Gradients",
     "dense_backward",
     "dense_forward",
+    "gate_values",
     "gru_backward",
     "gru_cell",
     "gru_cell_backward",
@@ -1544,12 +1545,14 @@ class _Cell(NamedTuple):
     step            (x, *state, recurrent=, **weights) -> (*state, gates), h the first of state
     step_backward   (*dstate, x, *state, gates, recurrent=, **weights) -> (dx, *dstate, parameters)
     shapes          (H, P, input width) -> {name of a weight: its shape}
+    by_letter       (gates) -> {letter: (B, H)} of those that have one
     output          the name of the (P, H) weight that makes h; without it P is H
     """
 
     step: Callable
     step_backward: Callable
     shapes: Callable
+    by_letter: Callable
     num_states: int = 1
     output: str | None = None
 
@@ -1580,7 +1583,7 @@ def _lstm(coupled, clip, layer_norm, activations, projected):
 
     options = {"coupled": coupled, "clip": clip, "activations": activations}
     step, step_backward = partial(lstm_cell, **options), partial(lstm_cell_backward, **options)
-    return _Cell(step, step_backward, shapes, num_states=2, output="weight_hr")
+    return _Cell(step, step_backward, shapes, _letters("ifgo"), num_states=2, output="weight_hr")
 
 
 def _gru(reset_after, clip, activations):
@@ -1588,7 +1591,8 @@ def _gru(reset_after, clip, activations):
     _check_clip(clip, ("gates",))
     _check_activations(activations, 2)
     options = {"reset_after": reset_after, "clip": clip, "activations": activations}
-    return _Cell(partial(gru_cell, **options), partial(gru_cell_backward, **options), partial(_shapes, 3))
+    step, step_backward = partial(gru_cell, **options), partial(gru_cell_backward, **options)
+    return _Cell(step, step_backward, partial(_shapes, 3), _letters("rzn"))
 
 
 def _rnn(nonlinearity, clip):
@@ -1596,13 +1600,14 @@ def _rnn(nonlinearity, clip):
     _check_clip(clip, ("gates",))
     _activation(nonlinearity, argument="nonlinearity")
     options = {"nonlinearity": nonlinearity, "clip": clip}
-    return _Cell(partial(rnn_cell, **options), partial(rnn_cell_backward, **options), partial(_shapes, 1))
+    step, step_backward = partial(rnn_cell, **options), partial(rnn_cell_backward, **options)
+    return _Cell(step, step_backward, partial(_shapes, 1), lambda a: {})
 
 
 def _jordan(nonlinearity, activation, clip):
     """A JordanRNN's :class:`_Cell`."""
     _check_clip(clip, ("gates",))
-    _activation(nonlinearity, argument="nonlinearity")
+    hidden = _activation(nonlinearity, (clip or {}).get("gates"), "nonlinearity")
     _activation(activation)
     options = {"nonlinearity": nonlinearity, "activation": activation, "clip": clip}
 
@@ -1610,7 +1615,12 @@ def _jordan(nonlinearity, activation, clip):
         return {**_shapes(1, H, P, width), "weight_ho": (P, H), "bias_ho": (P,)}
 
     step, step_backward = partial(jordan_cell, **options), partial(jordan_cell_backward, **options)
-    return _Cell(step, step_backward, shapes, output="weight_ho")
+    return _Cell(step, step_backward, shapes, lambda a: {"a": hidden.function(a)}, output="weight_ho")
+
+
+def _letters(letters):
+    """The ``by_letter`` of a cell whose gates are four blocks, of which these come first."""
+    return lambda gates: dict(zip(letters, _blocks(gates, 4), strict=False))
 
 
 def _shapes(G, H, P, width):
@@ -1747,7 +1757,7 @@ def _run(cell, weights, x, state, valid, reverse, padding, noise):
         y[t, rows] = state[0][rows]
         if padding == "repeat":
             y_t = y[t]
-        steps.append((t, rows, x_t, before, gates))
+        steps.append((t, rows, x_t, before, gates, [s[rows] for s in state]))
     return y, state, steps
 
 
@@ -1787,7 +1797,7 @@ def _run_backward(cell, weights, steps, x_shape, dy, dstate, repeat, noise):
     drepeated = np.zeros_like(dstate[0])  # of the places that repeat the output of an earlier step
     dweights = {name: np.zeros(w.shape, dx.dtype) for name, w in weights.items()}
     weights = {**weights, "weight_hh": weights["weight_hh"] * noise.weight_hh}
-    for t, rows, x_t, before, gates in reversed(steps):
+    for t, rows, x_t, before, gates, _ in reversed(steps):
         dafter = [s[rows] for s in dstate]
         dafter[0] = dafter[0] + dy[t, rows] + drepeated[rows]  # y[t] is h after the step
         if repeat:
@@ -1803,6 +1813,44 @@ def _run_backward(cell, weights, steps, x_shape, dy, dstate, repeat, noise):
             dweights[name] += dw[name]
     dweights["weight_hh"] *= noise.weight_hh
     return dx, dstate, dweights
+
+
+def gate_values(cache, layer=0, direction=0):
+    """Every gate and state at every step, by its letter: what one direction of one layer did.
+
+    Parameters
+    ----------
+    cache : object
+        The one that ``lstm_forward`` or another ``*_forward`` returned.
+    layer, direction : int, optional
+        Direction 1 is the second one.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (seq_len, batch, hidden_size)
+        LSTM: i, f, g, o, c, h; GRU: r, z, n, h; RNN: h; JordanRNN: a, its hidden units, and h, its
+        output. The state is that after the step, with zoneout if there is any. All stand at their
+        own times, in reverse too; NaN at steps that are not valid. P for hidden_size in h. Empty
+        if seq_len is 0.
+
+    Examples
+    --------
+    >>> parameters = {"weight_ih_l0": np.zeros((4, 1)), "weight_hh_l0": np.zeros((4, 1))}
+    >>> state = np.zeros((1, 1, 1)), np.full((1, 1, 1), 8.0)
+    >>> _, _, cache = lstm_forward(parameters, np.zeros((3, 1, 1)), state)
+    >>> values = gate_values(cache)
+    >>> values["f"].ravel().tolist(), values["c"].ravel().tolist()
+    ([0.5, 0.5, 0.5], [4.0, 2.0, 1.0])
+    """
+    T, B, _ = cache.x_shape
+    found = {}
+    for t, rows, _, _, gates, after in cache.steps[layer][direction]:
+        state = reversed(list(zip("hc", after, strict=False)))  # c before h, as it is computed
+        for letter, value in {**cache.cell.by_letter(gates), **dict(state)}.items():
+            if letter not in found:
+                found[letter] = np.full((T, B, value.shape[1]), np.nan, cache.dtype)
+            found[letter][t, rows] = value
+    return found
 
 
 # Directions and their outputs -------------------------------------------------------------------

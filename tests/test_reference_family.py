@@ -308,7 +308,7 @@ def distance_to_a_kink(kind, problem, **options):
     distance = np.inf
     for layer, runs in zip(cache.layers, cache.steps, strict=True):
         for weights, steps in zip(layer, runs, strict=True):
-            for _, _, x, (h,), _ in steps:
+            for _, _, x, (h,), *_ in steps:
                 a = x @ weights["weight_ih"].T + h @ weights["weight_hh"].T
                 a = a + weights.get("bias_ih", 0) + weights.get("bias_hh", 0)
                 distance = min(distance, np.abs(a).min(initial=np.inf))

@@ -850,6 +850,42 @@ def test_no_steps_leave_the_state_or_zero(cell):
     assert not any(s.any() for s in arrays(forward(problem, empty="zero")[1]))
 
 
+@pytest.mark.parametrize("direction", [0, 1], ids=["forward", "reverse"])
+@cells
+def test_gate_values_are_joined_by_the_equations_and_stand_at_their_times(cell, direction):
+    problem = make_problem(cell, **TWO, mask=MASK)
+    y, _, cache = forward(problem)
+    values = reference.gate_values(cache, 1, direction)
+    assert "".join(values) == {"lstm": "ifgoch", "gru": "rznh", "rnn": "h", "jordan": "ah"}[cell]
+    for value in values.values():
+        assert_array_equal(np.isnan(value).all(axis=2), ~MASK.T)
+        assert_array_equal(np.isnan(value).any(axis=2), ~MASK.T)
+    assert_array_equal(values["h"][MASK.T], np.split(y, 2, axis=2)[direction][MASK.T])
+
+    row = 1  # which has every step
+    order = slice(None, None, -1) if direction else slice(None)
+    now = {letter: value[order, row] for letter, value in values.items()}
+    before = {
+        letter: np.vstack([s[2 + direction, row], now[letter][:-1]])
+        for letter, s in zip("hc", arrays(problem.state), strict=False)
+    }
+    if cell == "lstm":
+        assert_allclose(now["c"], now["f"] * before["c"] + now["i"] * now["g"], rtol=1e-15)
+        assert_allclose(now["h"], now["o"] * np.tanh(now["c"]), rtol=1e-15)
+    if cell == "gru":
+        assert_allclose(now["h"], (1 - now["z"]) * now["n"] + now["z"] * before["h"], rtol=1e-15)
+    if cell == "jordan":
+        suffix = "_l1_reverse" if direction else "_l1"
+        weight, bias = (problem.parameters[name + suffix] for name in ("weight_ho", "bias_ho"))
+        assert_allclose(now["h"], now["a"] @ weight.T + bias, rtol=1e-13)
+
+
+def test_gate_values_have_both_of_two_gates_that_are_coupled():
+    for coupled in ("f=1-i", "i=1-f"):
+        values = reference.gate_values(forward(make_problem("lstm", coupled=coupled))[2])
+        assert_allclose(values["f"] + values["i"], np.ones_like(values["i"]), rtol=1e-15)
+
+
 BOTH = {"bidirectional": True}
 
 
