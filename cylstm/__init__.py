@@ -15,7 +15,8 @@ MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
-    "feedforward", "initializers", "losses", "metrics", "reference", "schedules", "sequential", "testing", "training",
+    "feedforward", "initializers", "losses", "metrics", "plot", "reference", "schedules", "sequential", "testing",
+    "training",
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
@@ -54,6 +55,7 @@ __all__ = [
     "initializers",
     "losses",
     "metrics",
+    "plot",
     "reference",
     "schedules",
     "sequential",
