@@ -1,4 +1,4 @@
-"""The demo, the command line, the digits and the MNIST example: what a newcomer runs first."""
+"""The demo, the command line, the data and the examples: what a newcomer runs first."""
 
 import gzip
 import os
@@ -12,7 +12,7 @@ import pytest
 
 import cylstm
 from cylstm import demo
-from cylstm.data import load_digits
+from cylstm.data import load_digits, load_elnino
 
 ROOT = Path(cylstm.__file__).parents[1]
 MNIST = Path(__file__).parents[1] / "examples" / "mnist_rows.py"
@@ -74,6 +74,29 @@ def test_the_training_images_are_all_the_others():
 def test_an_unknown_part_of_the_digits_is_refused():
     with pytest.raises(ValueError, match="part is 'valid', expected"):
         load_digits("valid")
+
+
+# The temperatures of the sea ----------------------------------------------------------------------
+
+
+def test_the_sea_has_a_temperature_for_each_month_of_61_years():
+    temperature, months = load_elnino()
+    assert temperature.shape == (732,) and temperature.dtype == np.float32
+    assert months.dtype == np.dtype("datetime64[M]")
+    assert [str(months[k]) for k in (0, 11, 12, 731)] == ["1950-01", "1950-12", "1951-01", "2010-12"]
+    assert temperature[[0, 11, 12, 731]].tolist() == np.float32([23.11, 21.80, 24.19, 22.07]).tolist()
+
+
+def test_the_sea_was_warmest_for_its_season_in_the_el_nino_of_1983():
+    temperature, months = load_elnino()
+    departure = temperature.reshape(61, 12) - temperature.reshape(61, 12).mean(axis=0)
+    assert str(months[departure.argmax()]) == "1983-06"
+    assert departure.max() == pytest.approx(4.596, abs=5e-4)
+
+
+def test_the_text_of_the_examples_is_what_its_readme_says():
+    text = (MNIST.parent / "data" / "alice.txt").read_bytes()
+    assert (len(text), len(set(text)), text.isascii()) == (148476, 72, True)
 
 
 # The demo -----------------------------------------------------------------------------------------

@@ -17,11 +17,14 @@ from pathlib import Path
 WHEEL_BYTES = 4_000_000
 IN_SDIST = [
     "LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "setup.py", "cylstm/py.typed", "cylstm/data/digits.npz",
-    "cylstm/_core/packing.pyx", "cylstm/_core/packing.pxd", "cylstm/_core/atomic.h", "cylstm/_kernels/kernels.pxi",
-    "cylstm/_kernels/simd.h", "cylstm/_kernels/neon_float32.pyx", "tests/test_reference.py", "tests/golden/bits.txt",
-    "tests/portable/simd_check.c", "examples/",
+    "cylstm/data/elnino.csv", "cylstm/_core/packing.pyx", "cylstm/_core/packing.pxd", "cylstm/_core/atomic.h",
+    "cylstm/_kernels/kernels.pxi", "cylstm/_kernels/simd.h", "cylstm/_kernels/neon_float32.pyx",
+    "tests/test_reference.py", "tests/golden/bits.txt", "tests/portable/simd_check.c", "examples/data/alice.txt",
 ]  # fmt: skip
-IN_WHEEL = ["cylstm/py.typed", "cylstm/data/digits.npz", "cylstm/_core/sequence.", "cylstm/_kernels/baseline_float64."]
+IN_WHEEL = [
+    "cylstm/py.typed", "cylstm/data/digits.npz", "cylstm/data/elnino.csv", "cylstm/_core/sequence.",
+    "cylstm/_kernels/baseline_float64.",
+]  # fmt: skip
 NOT_IN_SDIST = ("build/", "dist/", ".venv", ".git/")
 NOT_IN_WHEEL = ("tests/", "tools/", "benchmarks/", "examples/", "docs/", "build/")
 SOURCES = (".pyx", ".pxd", ".pxi", ".c", ".h")

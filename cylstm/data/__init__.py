@@ -7,9 +7,16 @@ Knows files and arrays; nothing is read before a function is called.
 
 import numpy as np
 
-__all__ = ["load_digits"]
+__all__ = ["load_digits", "load_elnino"]
 
 TEST_EVERY = 5  # image 4, 9, 14, ... is a test image
+
+
+def _open(name):
+    """A file beside this one, wherever the package lies, opened to read its bytes."""
+    from importlib.resources import files
+
+    return files(__name__).joinpath(name).open("rb")
 
 
 def load_digits(part="all"):
@@ -47,9 +54,7 @@ def load_digits(part="all"):
     """
     if part not in ("all", "train", "test"):
         raise ValueError(f"part is {part!r}, expected 'all', 'train' or 'test'")
-    from importlib.resources import files
-
-    with files(__name__).joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
+    with _open("digits.npz") as file, np.load(file) as arrays:
         images = arrays["images"].astype(np.float32) / np.float32(16)
         labels = arrays["labels"].astype(np.int64)
     if part == "all":
@@ -57,3 +62,34 @@ def load_digits(part="all"):
     is_test = np.arange(len(labels)) % TEST_EVERY == TEST_EVERY - 1
     chosen = is_test if part == "test" else ~is_test
     return images[chosen], labels[chosen]
+
+
+def load_elnino():
+    """The mean temperature of the sea off Peru and Ecuador in each month of 61 years [1]_: one series with a season.
+
+    A year is much like another but for the months of El Niño, when the sea is up to 4.6 degrees warmer than the mean of
+    that month.
+
+    Returns
+    -------
+    temperature : ndarray of float32, shape (732,)
+        Degrees Celsius, 18.95 to 29.24.
+    months : ndarray of datetime64[M], shape (732,)
+        January 1950 to December 2010, without a gap.
+
+    References
+    ----------
+    .. [1] National Oceanic and Atmospheric Administration, ERSST.v3b, region Niño 1+2; in the public domain. README.md
+       beside this file has more on it.
+
+    Examples
+    --------
+    >>> temperature, months = load_elnino()
+    >>> str(months[temperature.argmax()]), round(float(temperature.max()), 2)
+    ('1998-03', 29.24)
+    """
+    with _open("elnino.csv") as file:
+        years = np.loadtxt(file, delimiter=",", skiprows=1)  # (61, 1 + 12): the year, its months
+    first = np.datetime64(f"{int(years[0, 0])}-01", "M")
+    temperature = years[:, 1:].astype(np.float32).ravel()
+    return temperature, first + np.arange(temperature.size)
