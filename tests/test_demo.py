@@ -17,6 +17,7 @@ from cylstm.data import load_digits, load_elnino
 ROOT = Path(cylstm.__file__).parents[1]
 MNIST = Path(__file__).parents[1] / "examples" / "mnist_rows.py"
 LEARNED_STATE = MNIST.with_name("learned_initial_state.py")
+TEXTBOOK = MNIST.with_name("textbook_step.py")
 
 
 def python(cwd, *arguments):
@@ -335,3 +336,20 @@ def test_the_example_of_a_learned_initial_state_finds_it(tmp_path):
     result = python(tmp_path, LEARNED_STATE)
     assert result.returncode == 0, result.stderr
     assert "the learned state explains the recording" in result.stdout
+
+
+def test_the_textbook_example_has_the_parameters_and_the_values_of_the_loop(tmp_path):
+    result = python(tmp_path, TEXTBOOK)
+    assert result.returncode == 0, result.stderr
+    assert "4,464 parameters in all: yes" in result.stdout
+    assert len(re.findall(r"^step \d:  f\[0\] 0\.\d{4} ", result.stdout, re.M)) == 10
+    assert "the library reproduces the loop" in result.stdout
+
+
+def test_the_textbook_example_fails_where_the_loop_is_another(tmp_path):
+    wrong = tmp_path / "wrong.py"
+    source = TEXTBOOK.read_text(encoding="utf-8")
+    wrong.write_text(source.replace("c = f * c + i * g", "c = i * c + f * g"), encoding="utf-8")
+    result = python(tmp_path, wrong)
+    assert result.returncode == 1
+    assert "not so: they agree within 1e-06" in result.stderr
