@@ -15,8 +15,8 @@ MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
-    "feedforward", "initializers", "losses", "metrics", "plot", "reference", "schedules", "sequential", "testing",
-    "training",
+    "feedforward", "initializers", "losses", "metrics", "plot", "reference", "saving", "schedules", "sequential",
+    "testing", "training",
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
@@ -57,6 +57,7 @@ __all__ = [
     "metrics",
     "plot",
     "reference",
+    "saving",
     "schedules",
     "sequential",
     "set_num_threads",
