@@ -23,6 +23,7 @@ _LAZY_NAMES = {
         ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
     ),
     "Sequential": "sequential",
+    "load": "saving",
     **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"), "training"),
 }
 
@@ -53,6 +54,7 @@ __all__ = [
     "feedforward",
     "get_num_threads",
     "initializers",
+    "load",
     "losses",
     "metrics",
     "plot",

@@ -1,11 +1,12 @@
-"""Files: arrays by name and what they mean as JSON, in the safetensors format; written whole or not at all.
+"""Files: models, and arrays by name with what they mean, in the safetensors format; written whole or not at all.
 
-docs/design.md has the format. Nothing that a file holds is ever executed, and whatever is wrong with it is a ValueError
-that names it.
+docs/design.md has the format. Knows of a layer what ``Layer`` says: its arguments, parameters and parts. Nothing that a
+file holds is ever executed, and whatever is wrong with it is a ValueError that names it.
 """
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import stat
@@ -19,6 +20,12 @@ FORMAT_VERSION = 1
 
 _KEY = "cylstm"  # the one entry of ours among the file's metadata
 
+# The classes that a file may name, all among cylstm's. One that is made of other layers has _parts and _from_parts.
+_CLASSES = (
+    "Activation", "Dense", "Dropout", "Embedding", "GRU", "JordanRNN", "LSTM", "Last", "LayerNorm", "Masking", "RNN",
+    "Repeat", "Sequential",
+)  # fmt: skip
+
 # How files begin that somebody may take for ours.
 _FOREIGN = {
     b"PK": "a zip archive, as .npz, .keras and PyTorch's .pt files are",
@@ -26,6 +33,132 @@ _FOREIGN = {
     b"\x80": "a pickle",
     b"\x93NUMPY": "a .npy file",
 }
+
+
+def save(layer, path):
+    """What :meth:`cylstm.layers.Layer.save` does."""
+    write_file(path, layer.parameters, {"architecture": _architecture(layer)})
+
+
+def _architecture(layer):
+    """What a file says of a layer beside its parameters."""
+    kind = type(layer).__name__
+    if kind not in _CLASSES or _class(kind) is not type(layer):
+        raise TypeError(f"{layer!r} is of a class of yours, expected one of {', '.join(_CLASSES)}: use state_dict")
+    if layer._parts:
+        return {"class": kind, "parts": [[name, _architecture(part)] for name, part in layer._parts]}
+    arguments, options = layer._arguments
+    return {"class": kind, "arguments": arguments, "options": options, "trainable": bool(layer.trainable)}
+
+
+def _class(kind):
+    return getattr(importlib.import_module(__package__), kind)
+
+
+def load(path):
+    """Read a model that :meth:`~cylstm.layers.Layer.save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    layer
+        Of the class, with the arguments, parameters and ``trainable`` of the one that was saved: it computes the same
+        bits.
+
+    Raises
+    ------
+    OSError
+        As the file system says it.
+    ValueError
+        If the file is damaged, truncated, of a newer version, or none of a model; it is named. Nothing in a file is
+        executed.
+    MemoryError
+        If the model would not fit the machine.
+    ImportError
+        If safetensors is not installed.
+
+    Examples
+    --------
+    >>> import os, tempfile, cylstm
+    >>> model = cylstm.Sequential([cylstm.LSTM(3, 4, rng=0), cylstm.Last(), ("out", cylstm.Dense(4, 2, rng=1))])
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "model.safetensors")
+    ...     model.save(path)
+    ...     cylstm.load(path)
+    Sequential([LSTM(3, 4), Last(), ('out', Dense(4, 2))])
+    """
+    arrays, metadata = read_file(path)
+    path = os.fspath(path)
+    if "architecture" not in metadata:
+        raise ValueError(f"{path} is not the file of a model: its metadata have {', '.join(metadata) or 'nothing'}")
+    try:
+        return _layer("", metadata["architecture"], arrays)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    except MemoryError as error:
+        raise MemoryError(f"{path}: {error}") from None
+
+
+def _layer(name, entry, arrays):
+    """The layer that an entry of the architecture describes, with these arrays."""
+    where = f"layer {name!r}" if name else "the model"
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} is a {type(entry).__name__}, expected an object")
+    kind = entry.get("class")
+    if kind not in _CLASSES:
+        raise ValueError(f"{where} is of class {kind!r}, expected one of {', '.join(_CLASSES)}")
+    where += f", {kind},"
+    if "parts" in entry:
+        validation.entries("entry", entry, ("class", "parts"), where)
+        return _container(name, where, kind, entry["parts"], arrays)
+    validation.entries("entry", entry, ("class", "arguments", "options", "trainable"), where)
+    arguments, options, trainable = (
+        _of_type(f"{key} of {where}", entry[key], wanted)
+        for key, wanted in (("arguments", list), ("options", dict), ("trainable", bool))
+    )
+    if "rng" in options or "_arrays" in options:  # which _build knows and a file does not
+        raise ValueError(f"{where} has the options {', '.join(options)}")
+    layer = _class(kind).__new__(_class(kind))
+    try:
+        layer._build(*arguments, **options, _arrays=arrays)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} can not be: {error}") from None
+    except MemoryError as error:
+        raise MemoryError(f"{where} can not be: {error}") from None
+    validation.entries("parameter", arrays, layer._shapes, where)
+    for parameter, value in arrays.items():
+        if value.dtype != layer.dtype:
+            raise ValueError(f"parameter {parameter} of {where} is of dtype {value.dtype}, expected {layer.dtype}")
+    layer.trainable = trainable
+    return layer
+
+
+def _container(name, where, kind, parts, arrays):
+    """The container of these [name, entry] pairs, with these arrays."""
+    pairs = [_of_type(f"a part of {where}", pair, list) for pair in _of_type(f"parts of {where}", parts, list)]
+    if any(len(pair) != 2 or not isinstance(pair[0], str) for pair in pairs):
+        raise ValueError(f"{where} has a part that is not a [name, entry] pair")
+    arrays_of = {part: {} for part, _ in pairs}
+    for parameter, value in arrays.items():
+        part, _, inner = parameter.partition(".")
+        if part not in arrays_of:
+            raise ValueError(f"{where} has a parameter {parameter!r}, but no part {part!r}")
+        arrays_of[part][inner] = value
+    prefix = f"{name}." if name else ""
+    layers = [(part, _layer(prefix + part, entry, arrays_of[part])) for part, entry in pairs]
+    try:
+        return _class(kind)._from_parts(layers)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} can not be: {error}") from None
+
+
+def _of_type(name, value, wanted):
+    if not isinstance(value, wanted):
+        raise ValueError(f"{name} is a {type(value).__name__}, expected a {wanted.__name__}")
+    return value
 
 
 def write_file(path, arrays, metadata):

@@ -136,6 +136,14 @@ class Sequential(Layer):
     def _leaves(self):
         return self._leaf_layers
 
+    @property
+    def _parts(self):
+        return tuple(zip(self._names, self._layers, strict=True))
+
+    @classmethod
+    def _from_parts(cls, parts):
+        return cls(list(parts))
+
     def __len__(self):
         return len(self._layers)
 
