@@ -15,14 +15,16 @@ MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
-    "feedforward", "initializers", "losses", "metrics", "plot", "reference", "schedules", "sequential", "testing",
-    "training",
+    "feedforward", "fitting", "initializers", "losses", "metrics", "plot", "reference", "saving", "schedules",
+    "sequential", "testing", "training",
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
         ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
     ),
     "Sequential": "sequential",
+    "load": "saving",
+    **dict.fromkeys(("Checkpoint", "EarlyStopping"), "fitting"),
     **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"), "training"),
 }
 
@@ -35,8 +37,10 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "Checkpoint",
     "Dense",
     "Dropout",
+    "EarlyStopping",
     "Embedding",
     "Gradients",
     "JordanRNN",
@@ -51,12 +55,15 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
     "feedforward",
+    "fitting",
     "get_num_threads",
     "initializers",
+    "load",
     "losses",
     "metrics",
     "plot",
     "reference",
+    "saving",
     "schedules",
     "sequential",
     "set_num_threads",

@@ -169,6 +169,49 @@ class Layer:
         with _Turn(self._leaves):
             self._replace(state_dict)
 
+    # How a file describes a layer: by its class, arguments and parameters, or of a container by its parts.
+
+    #: The (name, layer) pairs of a container; parameters of a part have its name and a dot in front.
+    _parts: tuple = ()
+
+    @classmethod
+    def _from_parts(cls, parts):
+        """The container whose ``_parts`` these are."""
+        raise ValueError(f"{cls.__name__} has no parts")
+
+    def save(self, path):
+        """Write the layer to one file, which :func:`cylstm.load` reads: its parameters and what it is made of.
+
+        The file is in the safetensors format, with the names of :attr:`parameters`. It is written whole or not at all:
+        after an error an older file of this name is as it was.
+
+        Parameters
+        ----------
+        path : str or path
+            Written as named, without a suffix added: "model.safetensors".
+
+        Raises
+        ------
+        OSError
+            As the file system says it.
+        TypeError
+            If a layer is of a class that is not cylstm's own.
+        ImportError
+            If safetensors is not installed.
+
+        Examples
+        --------
+        >>> import os, tempfile, cylstm
+        >>> gru = cylstm.GRU(3, 4, clip={"gates": 2.0}, rng=0)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     gru.save(os.path.join(directory, "gru.safetensors"))
+        ...     cylstm.load(os.path.join(directory, "gru.safetensors"))
+        GRU(3, 4, clip={'gates': 2.0})
+        """
+        from .saving import save
+
+        save(self, path)
+
     # How a container uses a layer. Arrays are batch-first here, x (N, T, F), whatever a layer's own batch_first says.
 
     #: Features of x; None: any number of them, or x is integers.

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import losses, validation
 
-__all__ = ["accuracy", "binary_accuracy", "combine", "get", "mae", "mse", "rmse"]
+__all__ = ["accuracy", "binary_accuracy", "by_name", "combine", "get", "mae", "mse", "rmse"]
 
 
 def accuracy(y_pred, target, sample_weight=None, lengths=None, *, mask=None, batch_first=False):
@@ -179,6 +179,42 @@ def get(metric):
     True
     """
     return metric if callable(metric) else _BY_NAME[validation.choice("metric", metric, _BY_NAME)]
+
+
+def by_name(metrics):
+    """Several metrics by what their values are called.
+
+    Parameters
+    ----------
+    metrics : iterable of str or callable
+        As for :func:`get`.
+
+    Returns
+    -------
+    dict of str to callable
+        By their ``__name__``; a ``functools.partial`` has that of its function.
+
+    Raises
+    ------
+    ValueError
+        If there is none of a name, or two have the same one.
+    TypeError
+        If ``metrics`` is a string.
+
+    Examples
+    --------
+    >>> list(by_name(["accuracy", mae]))
+    ['accuracy', 'mae']
+    """
+    if isinstance(metrics, str):
+        raise TypeError(f"metrics is {metrics!r}, expected a list")
+    found: dict = {}
+    for metric in map(get, metrics):
+        name = getattr(getattr(metric, "func", metric), "__name__", repr(metric))
+        if name in found or name == "loss":
+            raise ValueError(f"metrics has a second function called {name!r}: give it another __name__")
+        found[name] = metric
+    return found
 
 
 _BY_NAME = {metric.__name__: metric for metric in (accuracy, binary_accuracy, mae, mse, rmse)}

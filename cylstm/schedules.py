@@ -29,7 +29,15 @@ class Schedule:
     """What schedules share; one of your own defines ``__call__(step)``, and what it needs of the other methods.
 
     ``repr`` shows the attributes whose names begin with a letter: the arguments.
+
+    Attributes
+    ----------
+    monitor : str, optional
+        Which number of an epoch ``fit`` gives to ``update``: a name of its history. None: "val_loss", or "loss" where
+        there is nothing for validation.
     """
+
+    monitor: str | None = None
 
     def __call__(self, step):
         """The learning rate of the step that follows ``step`` others."""
@@ -189,6 +197,10 @@ class warmup(Schedule):
             return self.schedule(0) * (step + 1) / (self.steps + 1)
         return self.schedule(step - self.steps)
 
+    @property
+    def monitor(self):
+        return self.schedule.monitor
+
     def update(self, value):
         self.schedule.update(value)
 
@@ -221,6 +233,8 @@ class ReduceOnPlateau(Schedule):
         How many epochs after a reduction do not count.
     lr_min : float, default 0.0
         Where the reductions end; at most ``lr``.
+    monitor : str, optional
+        The value that ``fit`` gives it: a name of its history such as "val_accuracy" (``mode="max"``).
 
     Examples
     --------
@@ -232,7 +246,10 @@ class ReduceOnPlateau(Schedule):
     [1.0, 1.0, 1.0, 0.5, 0.5]
     """
 
-    def __init__(self, lr, factor=0.1, patience=10, threshold=1e-4, mode="min", cooldown=0, lr_min=0.0):
+    def __init__(
+        self, lr, factor=0.1, patience=10, threshold=1e-4, mode="min", cooldown=0, lr_min=0.0,
+        monitor=None,
+    ):  # fmt: skip
         self.lr = validation.learning_rate("lr", lr)
         self.factor = validation.number("factor", factor, 0, 1, high_open=True)
         self.patience = validation.size("patience", patience, 0)
@@ -240,6 +257,7 @@ class ReduceOnPlateau(Schedule):
         self.mode = validation.choice("mode", mode, ("min", "max"))
         self.cooldown = validation.size("cooldown", cooldown, 0)
         self.lr_min = validation.number("lr_min", lr_min, 0, self.lr)
+        self.monitor = monitor
         self._now = self.lr
         self._best = math.inf if self.mode == "min" else -math.inf
         self._waited = 0  # epochs without a better value

@@ -136,6 +136,14 @@ class Sequential(Layer):
     def _leaves(self):
         return self._leaf_layers
 
+    @property
+    def _parts(self):
+        return tuple(zip(self._names, self._layers, strict=True))
+
+    @classmethod
+    def _from_parts(cls, parts):
+        return cls(list(parts))
+
     def __len__(self):
         return len(self._layers)
 
@@ -439,9 +447,7 @@ class Sequential(Layer):
         if loss is not None:
             loss = losses.get(loss)
             functions["loss"] = lambda *arguments, **keywords: loss(*arguments, **keywords)[0]
-        for metric in metrics:
-            function = known.get(metric)
-            functions[getattr(function, "__name__", repr(function))] = function
+        functions |= known.by_name(metrics)
         if sample_weight is not None:
             sample_weight = np.asarray(sample_weight)
             validation.rows("sample_weight", sample_weight, len(x))
@@ -457,7 +463,7 @@ class Sequential(Layer):
 
     def _passes(self, x, batch_size, lengths):
         """(slice of the rows, y, Steps of y) of each batch; x is of any numbers."""
-        dtype = np.dtype(np.intp) if self._takes_integers else self._dtype or _float_dtype(x)
+        dtype = self._dtype_of_x(x)
         lengths = None if lengths is None else self._steps(lengths, x.shape).lengths
         for rows in self._batches(x.shape, batch_size):
             steps = None if lengths is None else Steps(lengths[rows])
@@ -470,6 +476,26 @@ class Sequential(Layer):
         row = max(math.prod(of_layer[1:]) for of_layer in self._shapes_from(shape)[0])
         batches = -(-shape[0] // max(batch_size, BATCH_NUMBERS // max(row, 1)))
         return [slice(shape[0] * n // batches, shape[0] * (n + 1) // batches) for n in range(batches)]
+
+    def fit(self, x, y, *, loss, **options):
+        """Train the model: :func:`cylstm.fitting.fit`, which has the parameters, with this model as its first one."""
+        from .fitting import fit
+
+        return fit(self, x, y, loss=loss, **options)
+
+    def _as_rows(self, x, lengths):
+        """x of any numbers and lengths of any integers as arrays that ``_rows_pass`` takes rows of."""
+        x = validation.numbers("x", x)
+        self._check_shape(x.shape)
+        lengths = None if lengths is None else self._steps(lengths, x.shape).lengths
+        return validation.cast("x", x, self._dtype_of_x(x)), lengths
+
+    def _rows_pass(self, x, lengths, states, tape):
+        """(y, final states, Steps of y) of some rows of what ``_as_rows`` gave."""
+        return self._pass(x, states, None if lengths is None else Steps(lengths), tape)
+
+    def _dtype_of_x(self, x):
+        return np.dtype(np.intp) if self._takes_integers else self._dtype or _float_dtype(x)
 
     # One step at a time
 

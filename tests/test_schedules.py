@@ -127,7 +127,7 @@ SCHEDULES = [
     "cosine(lr=0.1, total_steps=30, lr_min=0.01)",
     "warmup(schedule=cosine(lr=0.1, total_steps=30, lr_min=0.01), steps=3)",
     "warmup(schedule=0.1, steps=3)",
-    "ReduceOnPlateau(lr=0.1, factor=0.5, patience=3, threshold=0.0001, mode='max', cooldown=2, lr_min=0.01)",
+    "ReduceOnPlateau(lr=1.0, factor=0.5, patience=3, threshold=0.1, mode='max', cooldown=2, lr_min=0.0, monitor='mae')",
 ]
 
 
