@@ -11,6 +11,7 @@ References
 """
 
 import math
+from itertools import chain
 
 import numpy as np
 
@@ -238,12 +239,8 @@ class EncoderDecoder(Container):
                 for (_, leaf), dstate in zip(self._encoder_states, dstates, strict=True)
             ]
             encoder = self.encoder.backward(of_encoder, None, _nested(self.encoder, iter(dstates), True))
-        parameters = {
-            f"{name}.{inner}": gradient
-            for name, part in zip(self._names, (encoder, decoder), strict=True)
-            for inner, gradient in part.parameters.items()
-        }
-        return Gradients([encoder.dx, decoder.dx], None, parameters)
+        arrays = chain(encoder.parameters.values(), decoder.parameters.values())
+        return Gradients([encoder.dx, decoder.dx], None, dict(zip(self._shapes, arrays, strict=True)))
 
     def _pass_backward(self, tape, dy, dstate):
         return self.backward(tape, dy)

@@ -18,7 +18,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 import cylstm
-from cylstm.losses import sparse_categorical_crossentropy
 
 MONTHS = [date(2000, month, 1).strftime("%B").lower() for month in range(1, 13)]
 ENDINGS = {1: "st", 2: "nd", 3: "rd", 21: "st", 22: "nd", 23: "rd", 31: "st"}
@@ -70,23 +69,15 @@ def build(rng):
     )
 
 
-def train(model, x, lengths, y, epochs, rng, batch_size=64):
+def train(model, x, lengths, y, epochs, rng):
     y_in = np.roll(y, 1, axis=1)
     y_in[:, 0] = START
-    steps = epochs * -(-len(x) // batch_size)
-    optimizer = cylstm.Adam([model], lr=cylstm.schedules.cosine(5e-3, steps))
-    tape = cylstm.Tape()
-    for epoch in range(1, epochs + 1):
-        order, losses = rng.permutation(len(x)), []
-        for first in range(0, len(x), batch_size):
-            rows = order[first : first + batch_size]
-            y_pred, _ = model.forward(x[rows], y_in[rows], lengths=lengths[rows], tape=tape)
-            loss, dy = sparse_categorical_crossentropy(y_pred, y[rows])
-            gradients = model.backward(tape, dy)
-            cylstm.clip_grad_norm([gradients], 1.0)
-            optimizer.step([gradients])
-            losses.append(loss)
-        print(f"epoch {epoch}/{epochs}  loss {np.mean(losses):.4f}")
+    optimizer = cylstm.Adam(lr=cylstm.schedules.cosine(5e-3, epochs * -(-len(x) // 64)))
+    model.fit(
+        (x, y_in), y, loss="sparse_categorical_crossentropy", optimizer=optimizer, epochs=epochs, batch_size=64,
+        lengths=(lengths, None), clip_norm=1.0, rng=rng, progress=False,
+        callbacks=[lambda training: print(f"epoch {training.epoch}/{epochs}  loss {training.logs['loss']:.4f}")],
+    )  # fmt: skip
 
 
 def main():

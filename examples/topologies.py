@@ -21,22 +21,17 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 import cylstm
-from cylstm.losses import binary_crossentropy, mse, sparse_categorical_crossentropy
 
-ROWS, UNSEEN = 2000, 500
+ROWS = 2000
+SEEN, UNSEEN = slice(1500), slice(1500, ROWS)
 LETTERS = 6  # 1 to 6; 0 is padding for the reader and the end for the writer, 7 starts it
 
 
-def train(model, inputs, y, loss, rng, epochs=20, lr=0.01, batch_size=50, **options):
-    """The rows but the last UNSEEN, in a new order each epoch."""
-    count = len(y) - UNSEEN
-    optimizer = cylstm.Adam([model], lr=cylstm.schedules.cosine(lr, epochs * count // batch_size))
-    tape = cylstm.Tape()
-    for _ in range(epochs):
-        for rows in rng.permutation(count).reshape(-1, batch_size):
-            y_pred, _ = model.forward(*(x[rows] for x in inputs), tape=tape)
-            _, dy = loss(y_pred, y[rows], **{name: value[rows] for name, value in options.items()}, batch_first=True)
-            optimizer.step([model.backward(tape, dy)])
+def train(model, x, y, loss, rng, epochs=20, lr=0.01, lengths=None):
+    optimizer = cylstm.Adam(lr=cylstm.schedules.cosine(lr, epochs * len(y) // 50))
+    model.fit(
+        x, y, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=50, lengths=lengths, rng=rng, progress=False
+    )
 
 
 def report(name, what, value, goal, least=False):
@@ -57,16 +52,16 @@ def check_padding(name, padded, alone, lengths):
 def one_to_one(rng):
     x = rng.uniform(-1, 1, (ROWS, 1)).astype(np.float32)
     model = cylstm.Sequential([cylstm.Dense(1, 16, activation="tanh", rng=rng), cylstm.Dense(16, 1, rng=rng)])
-    train(model, [x], x**2, mse, rng, epochs=40, lr=0.03)
-    report("one to one", "rms error", np.sqrt(mse(model.predict(x[-UNSEEN:]), x[-UNSEEN:] ** 2)[0]), 0.02)
+    train(model, x[SEEN], x[SEEN] ** 2, "mse", rng, epochs=40, lr=0.03)
+    report("one to one", "rms error", model.evaluate(x[UNSEEN], x[UNSEEN] ** 2, metrics=["rmse"])["rmse"], 0.02)
 
 
 def one_to_many(rng):
     x = rng.uniform(0.2, 1.0, (ROWS, 1)).astype(np.float32)
     y = np.sin(x[:, None] * np.arange(12, dtype=np.float32)[:, None])
     model = cylstm.Sequential([cylstm.Repeat(12), cylstm.GRU(1, 32, rng=rng), cylstm.Dense(32, 1, rng=rng)])
-    train(model, [x], y, mse, rng)
-    report("one to many", "rms error", np.sqrt(mse(model.predict(x[-UNSEEN:]), y[-UNSEEN:])[0]), 0.05)
+    train(model, x[SEEN], y[SEEN], "mse", rng)
+    report("one to many", "rms error", model.evaluate(x[UNSEEN], y[UNSEEN], metrics=["rmse"])["rmse"], 0.05)
 
 
 def ragged(x, rng, least):
@@ -84,11 +79,10 @@ def many_to_one(rng):
         cylstm.Masking(), cylstm.LSTM(1, 24, forget_bias=1.0, rng=rng), cylstm.Last(),
         cylstm.Dense(24, 1, activation="sigmoid", rng=rng),
     ])  # fmt: skip
-    train(model, [x], y, binary_crossentropy, rng)
-    y_pred = model.predict(x[-UNSEEN:])
-    report("many to one", "accuracy", ((y_pred > 0.5) == y[-UNSEEN:]).mean(), 0.95, least=True)
-    lengths = lengths[-UNSEEN:]
-    check_padding("many to one", y_pred, lambda n: model.predict(x[n - UNSEEN, None, : lengths[n]]), lengths)
+    train(model, x[SEEN], y[SEEN], "binary_crossentropy", rng)
+    x, y, lengths = x[UNSEEN], y[UNSEEN], lengths[UNSEEN]
+    report("many to one", "accuracy", model.evaluate(x, y, metrics=["accuracy"])["accuracy"], 0.95, least=True)
+    check_padding("many to one", model.predict(x), lambda n: model.predict(x[n : n + 1, : lengths[n]]), lengths)
 
 
 def many_to_many(rng):
@@ -99,11 +93,11 @@ def many_to_many(rng):
     model = cylstm.Sequential([
         cylstm.Masking(), cylstm.GRU(1, 16, rng=rng), cylstm.Dense(16, 1, activation="sigmoid", rng=rng)
     ])  # fmt: skip
-    train(model, [x], y, binary_crossentropy, rng, epochs=30, lr=0.02, lengths=lengths)
-    y_pred, lengths = model.predict(x[-UNSEEN:]), lengths[-UNSEEN:]
-    valid = np.arange(12) < lengths[:, None]
-    report("many to many, aligned", "accuracy", ((y_pred > 0.5) == y[-UNSEEN:])[valid].mean(), 0.99, least=True)
-    check_padding("many to many", y_pred, lambda n: model.predict(x[n - UNSEEN, None, : lengths[n]]), lengths)
+    train(model, x[SEEN], y[SEEN], "binary_crossentropy", rng, epochs=30, lr=0.02)
+    x, y, lengths = x[UNSEEN], y[UNSEEN], lengths[UNSEEN]
+    accuracy = model.evaluate(x, y, metrics=["accuracy"])["accuracy"]  # of what is not masked
+    report("many to many, aligned", "accuracy", accuracy, 0.99, least=True)
+    check_padding("many to many", model.predict(x), lambda n: model.predict(x[n : n + 1, : lengths[n]]), lengths)
 
 
 def encoder_decoder(rng):
@@ -118,16 +112,18 @@ def encoder_decoder(rng):
         [cylstm.Embedding(LETTERS + 2, 16, rng=rng), cylstm.GRU(16, 64, rng=rng),
          cylstm.Dense(64, LETTERS + 1, activation="softmax", rng=rng)],
     )  # fmt: skip
-    train(model, [x, y_in], y, sparse_categorical_crossentropy, rng, epochs=30, lengths=lengths + 1)
-    x, y_in, y, lengths = (array[-UNSEEN:] for array in (x, y_in, y, lengths))
+    train(
+        model, (x[SEEN], y_in[SEEN]), y[SEEN], "sparse_categorical_crossentropy", rng, epochs=30,
+        lengths=(None, lengths[SEEN] + 1),
+    )  # fmt: skip
+    x, y_in, y, lengths = (array[UNSEEN] for array in (x, y_in, y, lengths))
     tokens, _ = model.greedy(x, LETTERS + 1, 0, 6)
     report("many to many, encoder-decoder", "words right", (tokens == y).all(axis=1).mean(), 0.95, least=True)
-    y_pred, _ = model.forward(x, y_in)
 
     def alone(n):
-        return model.forward(x[n : n + 1, : lengths[n]], y_in[n : n + 1, : lengths[n] + 1])[0]
+        return model.predict((x[n : n + 1, : lengths[n]], y_in[n : n + 1, : lengths[n] + 1]))
 
-    check_padding("many to many, encoder-decoder", y_pred, alone, lengths + 1)
+    check_padding("many to many, encoder-decoder", model.predict((x, y_in)), alone, lengths + 1)
 
 
 def main():

@@ -229,6 +229,17 @@ def test_the_summary_has_the_layers_of_both():
     assert summary.total == 3 * 3 * (2 + 3 + 2) + 3 * 3 * (1 + 3 + 2) + 4
 
 
+def test_a_file_brings_it_back_to_the_same_bits(tmp_path):
+    model = two_ways()
+    model.encoder.trainable = False
+    model.save(tmp_path / "model.safetensors")
+    other = cylstm.load(tmp_path / "model.safetensors")
+    assert repr(other) == repr(model)
+    assert [layer.trainable for layer in other._leaves] == [False, False, False, True, True]
+    x, y_in = normal(N, T, F), normal(N, S, K)
+    assert_same_bits(other(x, y_in)[0], model(x, y_in)[0])
+
+
 MISTAKES = {
     "no model": (3, GRU(2, 2), TypeError, "encoder is a int, expected a Sequential, a recurrent layer or a list"),
     "feedforward": (GRU(2, 2), Dense(2, 2), TypeError, "decoder is a Dense, expected a Sequential, a recurrent"),
@@ -282,6 +293,66 @@ def test_inputs_that_do_not_fit_are_named():
             model(*arguments)
     with pytest.raises(TypeError, match="y_in is of dtype float32"):
         model(x, y_in.astype(np.float32))
+
+
+# Many rows ----------------------------------------------------------------------------------------
+
+
+def test_predict_and_evaluate_take_numbers_in_batches(monkeypatch):
+    monkeypatch.setattr(cylstm.sequential, "BATCH_NUMBERS", 1)
+    model, x, y_in = plain("float32"), normal(N, T, F), normal(N, S, K)
+    expected, _ = model(x.astype(np.float32), y_in.astype(np.float32), LENGTHS, Y_LENGTHS)
+    for batch_size in (1, 3, 99):
+        y = model.predict((x.tolist(), y_in), batch_size, (LENGTHS, Y_LENGTHS))
+        assert_same_bits(y, np.ascontiguousarray(expected))
+    weight = np.array([1.0, 2.0, 0.5, 3.0])
+    found = model.evaluate((x, y_in), y + 1.0, "mse", ["mae"], 3, (LENGTHS, Y_LENGTHS), weight)
+    assert found == {"loss": pytest.approx(1.0, rel=1e-5), "mae": pytest.approx(1.0, rel=1e-5)}
+    valid = np.arange(S) < np.array(Y_LENGTHS)[:, None]
+    target = np.where(valid, 0.0, np.nan)[..., None].repeat(2, axis=2)
+    found = model.evaluate((x, y_in), target, "mae", batch_size=2, lengths=(LENGTHS, Y_LENGTHS))
+    assert found["loss"] == pytest.approx(np.abs(y[valid]).mean(), rel=1e-5)
+
+
+def test_fit_gives_the_bits_of_a_loop_with_teacher_forcing():
+    x, y_in = np.random.default_rng(1).integers(1, 6, (10, 4)), np.random.default_rng(2).integers(0, 5, (10, 3))
+    y = (y_in + 1) % 4
+    lengths, y_lengths = [4, 3, 2, 1, 4, 4, 3, 2, 1, 0], [3, 2, 1, 3, 2, 1, 3, 2, 1, 3]
+    orders = [np.random.default_rng(seed).permutation(10) for seed in range(2)]
+    model, other = writer("float32", activation="softmax"), writer("float32", activation="softmax")
+    history = model.fit(
+        (x, y_in), y, loss="sparse_categorical_crossentropy", optimizer=Adam(lr=0.01), epochs=2, batch_size=4,
+        lengths=(lengths, y_lengths), shuffle=orders, progress=False,
+        validation_data=((x, y_in), y, None, (lengths, y_lengths)),
+    )  # fmt: skip
+    optimizer, tape = Adam([other], lr=0.01), Tape()
+    for order in orders:
+        for rows in (order[:4], order[4:8], order[8:]):
+            of_y = np.array(y_lengths)[rows]
+            y_pred, _ = other(x[rows], y_in[rows], np.array(lengths)[rows], of_y, tape=tape)
+            _, dy = sparse_categorical_crossentropy(y_pred, y[rows], lengths=of_y, batch_first=True)
+            optimizer.step([other.backward(tape, dy)])
+    for name, value in model.parameters.items():
+        assert_same_bits(value, other.parameters[name])
+    y_pred, _ = other(x, y_in, lengths, y_lengths)
+    value, _ = sparse_categorical_crossentropy(y_pred, y, lengths=y_lengths, batch_first=True)
+    assert history["val_loss"][-1] == pytest.approx(value, rel=1e-6)
+    assert history["loss"][1] < history["loss"][0]
+
+
+def test_inputs_that_are_no_pair_are_refused():
+    model, x, y_in = plain(), normal(N, T, F), normal(N, S, K)
+    for arguments, kind, message in [
+        ((x,), TypeError, r"x is a ndarray, expected a pair \(x, y_in\)"),
+        (((x, y_in), 32, LENGTHS), TypeError, r"lengths is a list, expected a pair \(lengths, y_lengths\)"),
+        (((x, y_in[:2]),), ValueError, r"y_in has shape \(2, 3, 2\)"),
+        (((x, y_in[..., :1]),), ValueError, r"y_in has shape \(4, 3, 1\)"),
+        (((x, y_in), 32, (None, [9, 0, 0, 0])), ValueError, r"y_lengths\[0\] is 9"),
+    ]:
+        with pytest.raises(kind, match=message):
+            model.predict(*arguments)
+    with pytest.raises(ValueError, match="tbptt is given, but the model has more than one input"):
+        model.fit((x, y_in), x[:, :S, :2], loss="mse", tbptt=2, progress=False)
 
 
 # Writing tokens -----------------------------------------------------------------------------------
