@@ -367,9 +367,9 @@ def sharp(seed=4, classes=4, scale=8):
     return model
 
 
-def log_probability(model, x, tokens, lengths=None):
+def log_probability(model, x, tokens, start=START):
     """Of one row, by teacher forcing; ``tokens`` has the end, if there is one."""
-    y, _ = model(x[None], np.array([[START, *tokens[:-1]]]), lengths=lengths)
+    y, _ = model(x[None], np.array([[start, *tokens[:-1]]]))
     return math.fsum(math.log(y[0, t, token]) for t, token in enumerate(tokens))
 
 
@@ -417,22 +417,22 @@ def every_sequence(classes, max_steps):
     yield from map(list, itertools.product(others, repeat=max_steps))
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.5])
-def test_a_beam_as_wide_as_there_are_sequences_finds_the_best_of_all(penalty):
-    model = sharp(classes=3, scale=3)
+@pytest.mark.parametrize(("classes", "max_steps", "penalty"), [(3, 3, 0.0), (3, 3, 1.5), (2, 5, 6.0)])
+def test_a_beam_as_wide_as_there_are_sequences_finds_the_best_of_all(classes, max_steps, penalty):
+    """In the last case ends that lead are overtaken by longer sequences."""
+    model = sharp(classes=classes, scale=3)
     differs = 0
     for x in X[:6]:
-        tokens, lengths, log_p = model.beam(x[None], START - 1, END, 3, width=27, length_penalty=penalty)
+        tokens, lengths, log_p = model.beam(x[None], classes, END, max_steps, width=27, length_penalty=penalty)
         scored = []
-        for sequence in every_sequence(3, 3):
-            y, _ = model(x[None], np.array([[START - 1, *sequence[:-1]]]))
-            total = math.fsum(math.log(y[0, t, token]) for t, token in enumerate(sequence))
+        for sequence in every_sequence(classes, max_steps):
+            total = log_probability(model, x, sequence, start=classes)
             scored.append((total / ((5 + len(sequence)) / 6) ** penalty, total, sequence))
         _, total, best = max(scored)
-        assert tokens[0].tolist() == best + [END] * (3 - len(best))
+        assert tokens[0].tolist() == best + [END] * (max_steps - len(best))
         assert lengths[0] == len([token for token in best if token != END])
         assert log_p[0] == pytest.approx(total, abs=1e-12)
-        differs += model.greedy(x[None], START - 1, END, 3)[0].tolist() != tokens.tolist()
+        differs += model.greedy(x[None], classes, END, max_steps)[0].tolist() != tokens.tolist()
     assert differs > 0  # or the search would not have been needed
 
 
@@ -445,6 +445,27 @@ def test_rows_are_written_alike_in_any_batch_and_wider_beams_are_no_worse_here()
             assert_same_bits(a, b[n : n + 1])
     found = [model.beam(X, START, END, 6, width)[2].sum() for width in (1, 3, 8)]
     assert found[0] < found[1] <= found[2]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 4, 6, 9])
+@pytest.mark.parametrize("penalty", [0.0, 2.0])
+def test_the_probability_of_a_beam_is_that_of_teacher_forcing(seed, penalty):
+    model = sharp(seed, scale=4)
+    tokens, lengths, log_p = model.beam(X, START, END, 6, width=3, length_penalty=penalty)
+    for x, row, length, found in zip(X, tokens, lengths, log_p, strict=True):
+        assert found == pytest.approx(log_probability(model, x, row[: length + 1].tolist()), abs=1e-12)
+    assert (tokens != model.greedy(X, START, END, 6)[0]).any()  # another beam has come to the front
+
+
+def test_beams_take_along_what_a_masked_step_will_hold():
+    model = Sequential([Embedding(5, 3, mask_zero=True, rng=0), LSTM(3, 4, 2, rng=1), Dense(4, 2, rng=2)])
+    stream, singles = model.stream(3), [model.stream() for _ in range(3)]
+    stream.step(np.array([1, 2, 3]))
+    before = [single.step(n + 1) for n, single in enumerate(singles)]
+    stream._pick(np.array([2, 0, 2]))
+    held = stream.step(np.array([0, 0, 4]))
+    for row, expected in zip(held, [before[2], before[0], singles[2].step(4)], strict=True):
+        assert_same_bits(row, expected)
 
 
 def test_logits_and_their_softmax_are_searched_alike():
