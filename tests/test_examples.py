@@ -76,6 +76,7 @@ def test_the_example_of_topologies_learns_each_of_them(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("wanted") == 5 and result.stdout.count("the same bits as 500 rows alone") == 3
 
+
 def test_the_example_of_lags_finds_where_each_network_stops(tmp_path):
     """Two lags of seven. At 40 the gated cells took 2 to 12 of 20 epochs for three seeds; the median of them counts."""
     result = python(tmp_path, EXAMPLES / "elman_jordan_gru_lstm.py", "--lags", "10", "40", "--plot", "lags.png")
