@@ -457,6 +457,8 @@ def fit(
     metrics = known_metrics.by_name(metrics)
     batch_size = validation.size("batch_size", batch_size)
     progress = validation.flag("progress", progress)
+    if not isinstance(shuffle, (bool, np.bool_)) and not hasattr(shuffle, "__iter__"):
+        raise TypeError(f"shuffle is {shuffle!r}, expected True, False or a permutation of the rows for each epoch")
     if clip_norm is not None:
         clip_norm = validation.number("clip_norm", clip_norm, 0, math.inf)
     if clip_value is not None:
@@ -574,6 +576,8 @@ def _optimizer(optimizer, model):
 
 def _hooks(callbacks):
     """{name of a hook: functions}, those of checkpoints last: they keep what the others made of the epoch."""
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f"callbacks is a {type(callbacks).__name__}, expected a list")
     hooks: dict = {name: [] for name in _HOOKS}
     for n, callback in enumerate(callbacks):
         if isinstance(callback, type) or not (callable(callback) or any(hasattr(callback, name) for name in _HOOKS)):
@@ -666,7 +670,7 @@ def _check_tbptt(model, rows, tbptt):
 
 def _check_stateful(model, rows, shuffle, batch_size):
     _check_carry(model, rows, "stateful")
-    if shuffle is not False:
+    if not isinstance(shuffle, (bool, np.bool_)) or shuffle:
         raise ValueError("stateful is True: a row goes on from that of the batch before, so give shuffle=False")
     if len(rows) % batch_size:
         raise ValueError(f"stateful is True, but batch_size={batch_size} does not divide the {len(rows)} rows")

@@ -574,6 +574,8 @@ _YS = data(steps=True)[1]
         ({"clip_norm": -1}, ValueError, "clip_norm is -1"),
         ({"clip_value": "1"}, TypeError, "clip_value is '1'"),
         ({"progress": 1}, TypeError, "progress is 1"),
+        ({"shuffle": None}, TypeError, "shuffle is None, expected True, False or a permutation"),
+        ({"callbacks": EarlyStopping()}, TypeError, "callbacks is a EarlyStopping, expected a list"),
         ({"callbacks": [3]}, TypeError, r"callbacks\[0\] is a int, expected a function or an object with on_fit_begin"),
         ({"callbacks": [EarlyStopping]}, TypeError, r"callbacks\[0\] is the class EarlyStopping"),
         ({"tbptt": 0}, ValueError, "tbptt is 0"),
