@@ -18,6 +18,7 @@ import math
 import numpy as np
 
 from . import validation
+from ._core.crossentropy import crossentropy
 
 __all__ = [
     "binary_crossentropy",
@@ -584,8 +585,6 @@ def _clipped(p, eps):
 
 def _of_logits(positions, label, q, q_sum):
     """The sum of -q log p and its gradient, p being the softmax: see :func:`cylstm._core.crossentropy.crossentropy`."""
-    from ._core.crossentropy import crossentropy
-
     y = validation.contiguous("y_pred", positions.y_pred.reshape(-1, positions.shape[-1]))
     q = validation.contiguous("q", q)
     if label is not None:
