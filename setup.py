@@ -46,6 +46,7 @@ if GNU and not PORTABLE:
     elif MACHINE in ("aarch64", "arm64"):
         LEVELS["neon"] = []  # part of every aarch64
 
+CORE = ("dispatch", "cells", "packing", "sequence", "stepper", "chain", "feedforward", "blas", "noise", "update")
 NUMPY = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
 LINK = ["-fsanitize=address"] if DEBUG else []
 
@@ -104,12 +105,7 @@ directives = {
 setup(
     ext_modules=cythonize(
         [kernel(level, dtype) for level in LEVELS for dtype in ("float32", "float64")]
-        + [
-            core(name)
-            for name in (
-                "dispatch", "cells", "packing", "sequence", "stepper", "chain", "feedforward", "blas", "noise", "update",
-            )  # fmt: skip
-        ],
+        + [core(name) for name in CORE],
         compiler_directives=directives,
         build_dir=f"build/{FLAVOUR}/cython",
     ),

@@ -40,14 +40,6 @@ def size(name, value, least=1):
     return number
 
 
-def index(name, value, count, words):
-    """A whole number from 0 to below ``count``, which is called ``words``."""
-    number = size(name, value, 0)
-    if number >= count:
-        raise ValueError(f"{name} is {number}, expected one below {words}={count}")
-    return number
-
-
 def flag(name, value):
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} is {value!r}, expected True or False")

@@ -121,8 +121,8 @@ def test_gates_of_a_float32_layer_are_of_its_dtype_and_within_its_tolerance():
         ({"x": np.zeros((0, 3))}, ValueError, r"x has shape \(0, 3\), expected at least one step"),
         ({"x": np.zeros((4, 2))}, ValueError, r"x has shape \(4, 2\), expected"),
         ({"state": np.zeros((1, 5))}, TypeError, "state is a ndarray, expected a tuple"),
-        ({"layer": 2}, ValueError, "layer is 2, expected one below num_layers=1"),
-        ({"direction": 1}, ValueError, "direction is 1, expected one below num_directions=1"),
+        ({"layer": 2}, ValueError, "layer is 2, expected 0 to num_layers - 1 = 0"),
+        ({"direction": 1}, ValueError, "direction is 1, expected 0 to num_directions - 1 = 0"),
         ({"layer": -1}, ValueError, "layer is -1, expected an integer of at least 0"),
     ],
 )

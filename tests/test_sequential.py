@@ -652,6 +652,18 @@ def test_an_optimiser_takes_a_model_as_one_layer():
         assert_same_bits(model.parameters[name], value)
 
 
+def test_an_optimiser_leaves_frozen_layers_of_a_model_as_they_are():
+    model, tape, x = reader(), Tape(training=False), input_of(reader)
+    model[2].trainable = False
+    optimiser, before = cylstm.Adam([model], lr=0.1), model.state_dict()
+    frozen = model[2][0]._store.snapshot
+    y, _ = model.forward(x, tape=tape)
+    optimiser.step([model.backward(tape, np.ones_like(y))])
+    assert model[2][0]._store.snapshot is frozen  # so that nothing is packed again
+    for name, value in model.parameters.items():
+        assert (value == before[name]).all() == name.startswith("2.")
+
+
 def test_trainable_is_asked_of_the_layers_and_set_for_all():
     model = reader()
     assert model.trainable and list(model._trainable_names()) == list(model.parameters)
