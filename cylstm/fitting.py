@@ -6,6 +6,7 @@ Knows no layer and does no arithmetic but the means that it reports. ``x`` and `
 throughout: a model with two inputs has two of each.
 """
 
+import functools
 import math
 import time
 from typing import NamedTuple
@@ -50,21 +51,19 @@ class _Rows(NamedTuple):
     def __len__(self):
         return len(self.y)
 
-    def map(self, function, *others):
-        """``function`` of each array, and of those in the same place of other _Rows."""
-        return _Rows(*(_map(function, *fields) for fields in zip(self, *others, strict=True)))
+    def map(self, function):
+        """``function`` of each array."""
+        return _Rows(*(_map(function, field) for field in self))
 
     def part(self, rows):
         return self.map(lambda array: array[rows])
 
 
-def _map(function, *fields):
-    """``function`` of arrays, or of those in the same place of tuples; None stays None."""
-    if fields[0] is None:
+def _map(function, field):
+    """``function`` of an array, or of each array of a tuple; None stays None."""
+    if field is None:
         return None
-    if isinstance(fields[0], tuple):
-        return tuple(_map(function, *parts) for parts in zip(*fields, strict=True))
-    return function(*fields)
+    return tuple(_map(function, part) for part in field) if isinstance(field, tuple) else function(field)
 
 
 class Training:
@@ -607,14 +606,24 @@ class _Gather:
         self.order = None
         self._rows = rows
         self._size = min(batch_size, len(rows))
-        self._memory = rows.map(lambda array: np.empty((self._size, *array.shape[1:]), array.dtype))
+        self._batch = rows.part(slice(0))  # the last one made
+        self._pairs = []  # (all rows of an array, its memory in the batch)
 
     def __call__(self, first):
         if self.order is None:
             return self._rows.part(slice(first, first + self._size))
         chosen = self.order[first : first + self._size]
-        # the order is checked, and with "raise" NumPy would copy once more
-        return self._rows.map(lambda a, memory: np.take(a, chosen, 0, memory[: len(chosen)], "clip"), self._memory)
+        if len(chosen) != len(self._batch):
+            self._pairs = []
+            self._batch = self._rows.map(functools.partial(self._memory, len(chosen)))
+        for array, memory in self._pairs:
+            array.take(chosen, 0, memory, "clip")  # the order is checked, and with "raise" NumPy would copy once more
+        return self._batch
+
+    def _memory(self, size, array):
+        memory = np.empty((size, *array.shape[1:]), array.dtype)
+        self._pairs.append((array, memory))
+        return memory
 
 
 def _chunks(rows, size):

@@ -183,6 +183,8 @@ class Sequential(Layer):
             layer.trainable = value
 
     def _trainable_names(self):
+        if all([leaf.trainable for leaf in self._leaf_layers]):
+            return self._shapes.keys()
         return [
             f"{name}.{inner}"
             for name, layer in zip(self._names, self._layers, strict=True)
@@ -350,10 +352,8 @@ class Sequential(Layer):
                 found.append(layer._pass_backward(part, dy, dstate))
                 dy = found[-1].dx
         found.reverse()
-        parameters = {}
-        for name, gradients in zip(self._names, found, strict=True):
-            for inner, gradient in gradients.parameters.items():
-                parameters[f"{name}.{inner}"] = gradient
+        arrays = chain.from_iterable([gradients.parameters.values() for gradients in found])
+        parameters = dict(zip(self._shapes, arrays, strict=True))
         return Gradients(dy, [gradients.dstate for gradients in found], parameters)
 
     _pass_backward = backward
