@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import socket
 import stat
 import struct
 import subprocess
@@ -264,17 +265,23 @@ def test_directories_and_missing_files_are_what_the_file_system_says(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="no such device")
-def test_a_device_is_not_replaced():
-    with pytest.raises(OSError, match="not a regular file"):
-        Dense(2, 1).save("/dev/null")
-    with pytest.raises(OSError, match="not a regular file"):
-        cylstm.load("/dev/null")
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no such sockets")
+def test_what_is_not_a_regular_file_is_neither_replaced_nor_read(tmp_path, monkeypatch):
+    """A socket stands for all: were this not so, a device would not survive the test."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind("socket")
+        with pytest.raises(OSError, match="not a regular file"):
+            Dense(2, 1).save("socket")
+        with pytest.raises(OSError, match="not a regular file"):
+            cylstm.load("socket")
+        assert stat.S_ISSOCK(os.stat("socket").st_mode)
 
 
 # Files that are none of ours --------------------------------------------------------------------------------------
 
 TENSOR = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+NOT_SAFETENSORS = "^is damaged, or not a safetensors file "  # and what safetensors says, in other words in each version
 OURS = {"__metadata__": {"cylstm": json.dumps({"version": 1})}}
 
 
@@ -297,19 +304,19 @@ def refused(tmp_path, data):
     ("data", "message"),
     [
         (b"", "is empty, expected"),
-        (b"abc", "is damaged, or not a safetensors file .*too small"),
+        (b"abc", NOT_SAFETENSORS),
         (b"\x89HDF\r\n\x1a\n" + bytes(90), "is an HDF5 file, expected"),
         (b"\x80\x04\x95" + bytes(90), "is a pickle, expected"),
-        (content(OURS, length=1 << 60), "is damaged, .*too large"),
-        (content(OURS, length=99999), "is damaged, "),
-        (content(OURS, length=3), "is damaged, "),
-        (content(b"\xff\xfe"), "is damaged, .*UTF-8"),
-        (content(b"[" * 99999), "is damaged, "),
-        (content({**OURS, "a": {**TENSOR, "shape": [2]}}, bytes(4)), "is damaged, .*invalid"),
-        (content({**OURS, "a": {**TENSOR, "shape": [2**62, 2**62]}}, bytes(4)), "is damaged, .*overflow"),
-        (content({**OURS, "a": TENSOR}, bytes(3)), "is damaged, .*not fully covered"),
-        (content({**OURS, "a": TENSOR}, bytes(5)), "is damaged, .*not fully covered"),
-        (content({**OURS, "a": TENSOR, "b": TENSOR}, bytes(4)), "is damaged, .*invalid offset"),
+        (content(OURS, length=1 << 60), NOT_SAFETENSORS),
+        (content(OURS, length=99999), NOT_SAFETENSORS),
+        (content(OURS, length=3), NOT_SAFETENSORS),
+        (content(b"\xff\xfe"), NOT_SAFETENSORS),
+        (content(b"[" * 99999), NOT_SAFETENSORS),
+        (content({**OURS, "a": {**TENSOR, "shape": [2]}}, bytes(4)), NOT_SAFETENSORS),
+        (content({**OURS, "a": {**TENSOR, "shape": [2**62, 2**62]}}, bytes(4)), NOT_SAFETENSORS),
+        (content({**OURS, "a": TENSOR}, bytes(3)), NOT_SAFETENSORS),
+        (content({**OURS, "a": TENSOR}, bytes(5)), NOT_SAFETENSORS),
+        (content({**OURS, "a": TENSOR, "b": TENSOR}, bytes(4)), NOT_SAFETENSORS),
         (content({**OURS, "a": {"dtype": "F32", "shape": [0, 2**61], "data_offsets": [0, 0]}}), "array 'a' that NumPy"),
         (content({**OURS, "a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)), "array 'a' that N"),
         (content({**OURS, "a": {**TENSOR, "shape": [1] * 99}}, bytes(4)), "array 'a' that NumPy can not hold"),
@@ -329,7 +336,7 @@ def refused(tmp_path, data):
     ids=range(28),
 )  # fmt: skip
 def test_a_file_that_is_not_ours_is_named_with_what_was_found(tmp_path, data, message):
-    assert re.match(message, refused(tmp_path, data)) or re.search(message, refused(tmp_path, data))
+    assert re.search(message, refused(tmp_path, data))
 
 
 def test_a_zip_is_called_one(tmp_path):

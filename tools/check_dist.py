@@ -20,6 +20,7 @@ IN_SDIST = [
     "cylstm/data/elnino.csv", "cylstm/_core/packing.pyx", "cylstm/_core/packing.pxd", "cylstm/_core/atomic.h",
     "cylstm/_kernels/kernels.pxi", "cylstm/_kernels/simd.h", "cylstm/_kernels/neon_float32.pyx",
     "tests/test_reference.py", "tests/golden/bits.txt", "tests/portable/simd_check.c", "examples/data/alice.txt",
+    "examples/data/zero_position.npz",
 ]  # fmt: skip
 IN_WHEEL = [
     "cylstm/py.typed", "cylstm/data/digits.npz", "cylstm/data/elnino.csv", "cylstm/_core/sequence.",

@@ -28,7 +28,7 @@ if [ ! -d "$here/packages" ]; then
     platforms=(--platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64)
     "$native" -m pip install -q --target "$here/packages" "${platforms[@]}" --only-binary=:all: \
         --implementation cp --python-version $version 'numpy>=2' 'scipy>=1.13' 'pytest>=8' 'hypothesis>=6' 'mpmath>=1.3' \
-        'matplotlib>=3.8' 'safetensors>=0.4.3' 'tqdm>=4.64'
+        'matplotlib>=3.8' 'safetensors>=0.5' 'tqdm>=4.64'
     "$native" -m venv "$here/tools"
     "$here/tools/bin/pip" install -q 'setuptools>=77' 'cython>=3.1' 'numpy>=2'
 fi
