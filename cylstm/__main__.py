@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 the command failed, 2 wrong arguments, 130 interrupted.
 import argparse
 import sys
 
-EXAMPLE = "example:\n  python -m cylstm demo --epochs 10 --out digits.npz"
+EXAMPLE = "example:\n  python -m cylstm demo --epochs 10 --out digits.safetensors"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,8 +48,8 @@ def main(argv=None):
     demo.add_argument(
         "--out",
         metavar="FILE",
-        default="cylstm-digits.npz",
-        help="where the trained parameters go (default: %(default)s)",
+        default="cylstm-digits.safetensors",
+        help="where the trained model goes (default: %(default)s)",
     )
     demo.add_argument(
         "--seed", metavar="N", type=_at_least(0), default=0, help="default: %(default)s"

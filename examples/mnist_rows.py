@@ -126,7 +126,7 @@ def main(argv=None):
     parser.add_argument("directory", help="where the four IDX files of MNIST are")
     parser.add_argument("--epochs", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--out", default="cylstm-mnist.npz", help="default: %(default)s")
+    parser.add_argument("--out", default="cylstm-mnist.safetensors", help="default: %(default)s")
     arguments = parser.parse_args(argv)
     if arguments.epochs < 1 or arguments.seed < 0:
         parser.error("--epochs must be at least 1 and --seed at least 0")
@@ -145,7 +145,6 @@ def main(argv=None):
             hidden_size=128,
             batch_size=128,
             lr=3e-3,
-            noise=0.1,
         )
     except OSError as error:
         print(f"mnist_rows: error: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def demo_run(tmp_path_factory):
     """One run of the demo, with few epochs: (CompletedProcess, directory it ran in)."""
     directory = tmp_path_factory.mktemp("demo")
     return python(
-        directory, "-m", "cylstm", "demo", "--epochs", "6", "--out", "trained.npz"
+        directory, "-m", "cylstm", "demo", "--epochs", "6", "--out", "trained.safetensors"
     ), directory
 
 
@@ -119,7 +120,7 @@ def test_the_demo_ends_well(demo_run):
 
 
 def test_six_epochs_of_the_demo_classify_nine_of_ten_unseen_images(demo_run):
-    """Chance is 10 %. Ten seeds reached 95.0 to 98.1 % after six epochs."""
+    """Chance is 10 %. Ten seeds reached 93.6 to 96.1 % after six epochs."""
     result, _ = demo_run
     assert accuracy_in(result.stdout) >= 90
 
@@ -157,9 +158,9 @@ def test_the_demo_streams_the_same_bits_as_it_computes_in_one_batch(demo_run):
 
 def test_the_demo_saves_its_parameters_under_the_names_of_pytorch(demo_run):
     result, directory = demo_run
-    assert "parameters saved to trained.npz" in result.stdout
-    with np.load(directory / "trained.npz") as saved:
-        shapes = {name: saved[name].shape for name in saved}
+    assert "model saved to trained.safetensors" in result.stdout
+    saved = cylstm.load(directory / "trained.safetensors").state_dict()
+    shapes = {name: value.shape for name, value in saved.items()}
     H = demo.HIDDEN_SIZE
     assert shapes == {
         "lstm.weight_ih_l0": (4 * H, 8),
@@ -171,33 +172,33 @@ def test_the_demo_saves_its_parameters_under_the_names_of_pytorch(demo_run):
     }
 
 
-def test_the_saved_parameters_classify_as_the_demo_said(demo_run):
+def test_the_saved_model_classifies_as_the_demo_said(demo_run):
     result, directory = demo_run
-    with np.load(directory / "trained.npz") as saved:
-        lstm, dense = cylstm.LSTM(8, demo.HIDDEN_SIZE), cylstm.Dense(demo.HIDDEN_SIZE, 10)
-        for prefix, layer in (("lstm.", lstm), ("dense.", dense)):
-            names = [name for name in saved if name.startswith(prefix)]
-            layer.load_state_dict({name.removeprefix(prefix): saved[name] for name in names})
     images, labels = load_digits("test")
-    _, (h_n, _) = lstm.forward(images.swapaxes(0, 1))
-    correct = dense.forward(h_n[0]).argmax(axis=-1) == labels
+    logits, _ = cylstm.load(directory / "trained.safetensors").forward(images)
+    correct = logits.argmax(axis=-1) == labels
     assert round(100 * correct.mean(), 1) == accuracy_in(result.stdout)
 
 
 def test_the_same_seed_trains_the_same_parameters():
     images, labels = load_digits("test")
-    first, second = (demo.train(images, labels, epochs=1, seed=3)[0] for _ in range(2))
+    first, second = (demo.train(images, labels, epochs=1, seed=3) for _ in range(2))
     for name, value in first.parameters.items():
         np.testing.assert_array_equal(value, second.parameters[name])
+
+
+def at(epoch, epochs):
+    """A training, as a callback sees it."""
+    return SimpleNamespace(epoch=epoch, epochs=epochs, logs={"loss": 0.5, "accuracy": 0.25})
 
 
 def test_on_a_terminal_one_line_is_written_over(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(demo, "REFRESH_SECONDS", 0.0)
-    progress = demo._Progress(2, sys.stdout)
+    progress = demo._Progress(sys.stdout)
     for epoch in range(2):
-        for done in (50, 100):
-            progress(epoch, done, 100, 0.5, 0.25)
+        progress.on_batch_end(at(epoch, 2))
+        progress.on_epoch_end(at(epoch + 1, 2))
     written = capsys.readouterr().out
     assert written.count("\r") == 4
     assert written.count("\n") == 1 and written.endswith("\n")
@@ -207,9 +208,10 @@ def test_on_a_terminal_one_line_is_written_over(monkeypatch, capsys):
 def test_a_terminal_is_not_written_to_more_often_than_it_can_be_read(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(demo, "REFRESH_SECONDS", 3600.0)
-    progress = demo._Progress(1, sys.stdout)
-    for done in range(1, 101):
-        progress(0, done, 100, 0.5, 0.25)
+    progress = demo._Progress(sys.stdout)
+    for _ in range(100):
+        progress.on_batch_end(at(0, 1))
+    progress.on_epoch_end(at(1, 1))
     assert capsys.readouterr().out.count("\r") == 2  # the first and the last
 
 
@@ -245,7 +247,7 @@ def test_a_wrong_number_is_a_usage_error(tmp_path, arguments):
 
 
 def test_an_output_that_can_not_be_written_is_reported_before_training(tmp_path):
-    result = python(tmp_path, "-m", "cylstm", "demo", "--out", "missing/trained.npz")
+    result = python(tmp_path, "-m", "cylstm", "demo", "--out", "missing/trained.safetensors")
     assert result.returncode == 1
     assert "missing" in result.stderr and "Traceback" not in result.stderr
     assert "epoch" not in result.stdout
@@ -275,14 +277,14 @@ def mnist(tmp_path):
 
 
 def test_the_mnist_example_trains_on_idx_files(mnist):
-    """Chance is 10 %; ten seeds reached 68 to 83 % in twelve epochs of five batches."""
-    result = python(mnist, MNIST, ".", "--epochs", "12", "--out", "trained.npz")
+    """Chance is 10 %; ten seeds reached 72 to 82 % in twelve epochs of five batches."""
+    result = python(mnist, MNIST, ".", "--epochs", "12", "--out", "trained.safetensors")
     assert result.returncode == 0, result.stderr
     assert (
         "600 images to train on, 100 to test on, each read as 16 rows of 16 pixels" in result.stdout
     )
     assert accuracy_in(result.stdout) >= 50
-    assert (mnist / "trained.npz").is_file()
+    assert (mnist / "trained.safetensors").is_file()
 
 
 def assert_refused(result, *words):
