@@ -46,7 +46,10 @@ if GNU and not PORTABLE:
     elif MACHINE in ("aarch64", "arm64"):
         LEVELS["neon"] = []  # part of every aarch64
 
-CORE = ("dispatch", "cells", "packing", "sequence", "stepper", "chain", "feedforward", "blas", "noise", "update")
+CORE = (
+    "dispatch", "cells", "packing", "sequence", "stepper", "chain", "feedforward", "crossentropy", "blas", "noise",
+    "update",
+)  # fmt: skip
 NUMPY = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
 LINK = ["-fsanitize=address"] if DEBUG else []
 

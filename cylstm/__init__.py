@@ -15,13 +15,14 @@ MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
-    "feedforward", "fitting", "initializers", "losses", "metrics", "plot", "reference", "saving", "schedules",
-    "sequential", "testing", "training",
+    "encoder_decoder", "feedforward", "fitting", "initializers", "losses", "metrics", "plot", "reference", "saving",
+    "schedules", "sequential", "testing", "training",
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
         ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
     ),
+    "EncoderDecoder": "encoder_decoder",
     "Sequential": "sequential",
     "load": "saving",
     **dict.fromkeys(("Checkpoint", "EarlyStopping"), "fitting"),
@@ -42,6 +43,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "Embedding",
+    "EncoderDecoder",
     "Gradients",
     "JordanRNN",
     "Last",
@@ -54,6 +56,7 @@ __all__ = [
     "Tape",
     "clip_grad_norm",
     "clip_grad_value",
+    "encoder_decoder",
     "feedforward",
     "fitting",
     "get_num_threads",

@@ -361,10 +361,11 @@ def fit(
 
     Parameters
     ----------
-    model : Sequential
+    model : Sequential or EncoderDecoder
         Its parameters are changed; ``model.history`` becomes the history, whatever ends the training.
     x : array_like, shape (n, seq_len, features)
-        As for ``model.predict``: anything that NumPy takes for numbers, converted to the model's dtype once.
+        As for ``model.predict``: anything that NumPy takes for numbers, converted to the model's dtype once. Of an
+        EncoderDecoder a tuple (x, y_in), and ``lengths`` a tuple (lengths, y_lengths).
     y : array_like, shape (n, ...)
         The target of each row, or of each row and step, as the loss takes it. Floats are converted to the model's
         dtype, integers (classes) stay integers.

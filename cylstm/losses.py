@@ -294,9 +294,11 @@ def categorical_crossentropy(
             f"target has sums from {q_sum.min()} to {q_sum.max()} over its last axis, expected 1: probabilities"
         )
     share = positions.shares()
+    q = q.reshape(-1, q.shape[-1]) * share
+    if validation.flag("from_logits", from_logits):
+        return _of_logits(positions, None, q, (q_sum.reshape(-1, 1) * share).reshape(-1))
     at = (q != 0).reshape(-1)
-    q = (q.reshape(-1, q.shape[-1]) * share).reshape(-1)[at]
-    return _crossentropy(positions, at, q, q_sum.reshape(-1, 1) * share, from_logits, eps)
+    return _of_probabilities(positions, at, q.reshape(-1)[at], eps)
 
 
 def sparse_categorical_crossentropy(
@@ -344,9 +346,11 @@ def sparse_categorical_crossentropy(
     positions = Positions(y_pred, sample_weight, lengths, mask, batch_first)
     positions.need_classes()
     label = positions.labels(target, " (categorical_crossentropy takes probabilities)").reshape(-1)
-    share = positions.shares()
+    share = positions.shares().reshape(-1)
+    if validation.flag("from_logits", from_logits):
+        return _of_logits(positions, label, share, None)
     at = label + np.arange(0, label.size * y_pred.shape[-1], y_pred.shape[-1])
-    return _crossentropy(positions, at, share.reshape(-1), share, from_logits, eps)
+    return _of_probabilities(positions, at, share, eps)
 
 
 def total_weight(y_pred, sample_weight=None, lengths=None, *, mask=None, batch_first=False):
@@ -578,29 +582,32 @@ def _clipped(p, eps):
     return np.minimum(np.maximum(p, eps), 1 - eps)
 
 
-def _crossentropy(positions, at, q, q_sum, from_logits, eps):
+def _of_logits(positions, label, q, q_sum):
+    """The sum of -q log p and its gradient, p being the softmax: see :func:`cylstm._core.crossentropy.crossentropy`."""
+    from ._core.crossentropy import crossentropy
+
+    y = validation.contiguous("y_pred", positions.y_pred.reshape(-1, positions.shape[-1]))
+    q = validation.contiguous("q", q)
+    if label is not None:
+        label = validation.contiguous("target", label)
+    value, gradient = crossentropy(y, label, q, q_sum)
+    return y.dtype.type(value), positions.everywhere(gradient.reshape(positions.y_pred.shape))
+
+
+def _of_probabilities(positions, at, q, eps):
     """The sum of -q log p, and its gradient: ``q`` stands at the places ``at``, elsewhere it is zero.
 
-    ``at`` indexes the flattened (position, class): what it leaves out is not looked at, so that 0 log 0 is 0, and a
-    class that can not be, its logit -inf, costs nothing. ``q_sum``, (position, 1), is the sum over classes.
+    ``at`` indexes the flattened (position, class): what it leaves out is not looked at, so that 0 log 0 is 0.
     """
     y = positions.y_pred.reshape(-1, positions.shape[-1])
-    if validation.flag("from_logits", from_logits):
-        z = y - np.maximum.reduce(y, -1, keepdims=True)
-        e = np.exp(z)
-        e_sum = np.add.reduce(e, -1, keepdims=True)
-        loss = q * (np.log(e_sum) - z).reshape(-1)[at]
-        gradient = (e * (q_sum / e_sum)).reshape(-1)
-        gradient[at] -= q
-    else:
-        y_sum = np.add.reduce(y, -1, keepdims=True)
-        p = y / y_sum
-        p_at = p.reshape(-1)[at]
-        clipped = _clipped(p_at, eps)
-        loss = -q * np.log(clipped)
-        g = np.zeros(y.size, y.dtype)
-        g[at] = q / clipped * (clipped == p_at)
-        g = g.reshape(y.shape)
-        gradient = (np.vecdot(g, p)[:, None] - g) / y_sum
+    y_sum = np.add.reduce(y, -1, keepdims=True)
+    p = y / y_sum
+    p_at = p.reshape(-1)[at]
+    clipped = _clipped(p_at, eps)
+    loss = -q * np.log(clipped)
+    g = np.zeros(y.size, y.dtype)
+    g[at] = q / clipped * (clipped == p_at)
+    g = g.reshape(y.shape)
+    gradient = (np.vecdot(g, p)[:, None] - g) / y_sum
     value = y.dtype.type(np.add.reduce(loss, None, np.float64))
     return value, positions.everywhere(gradient.reshape(positions.y_pred.shape))

@@ -40,7 +40,148 @@ class _Record(NamedTuple):
     dtype: np.dtype
 
 
-class Sequential(Layer):
+class Container(Layer):
+    """What layers made of layers share: parameters under prefixed names, which are read and replaced together."""
+
+    def _gather(self, pairs):
+        """Take these (name, layer) pairs as the layers; return the dtype of all."""
+        self._names = tuple(name for name, _ in pairs)
+        self._layers = tuple(layer for _, layer in pairs)
+        leaves = [(f"{name}{inner}", leaf) for name, layer in pairs for inner, leaf in _named_leaves(layer)]
+        self._leaf_names, self._leaf_layers = zip(*leaves, strict=True)
+        validation.different(leaves)
+        return validation.one_dtype(leaves)
+
+    def _finish(self, dtype, arguments):
+        super().__init__({}, dtype, (arguments, {}), {})
+        self._shapes = {  # those of the layers: the container itself has no parameters
+            f"{name}.{inner}": shape
+            for name, layer in zip(self._names, self._layers, strict=True)
+            for inner, shape in layer._shapes.items()
+        }
+        self._stores = [leaf._store for leaf in self._leaf_layers]
+
+    @property
+    def _parts(self):
+        return tuple(zip(self._names, self._layers, strict=True))
+
+    @property
+    def _leaves(self):
+        return self._leaf_layers
+
+    @property
+    def parameters(self):
+        """Mapping of name to read-only ndarray: a snapshot, which a later change does not touch."""
+        snapshots = list(map(_snapshot_of, self._stores))  # in C: no writer comes in between
+        arrays = chain.from_iterable(snapshot.arrays.values() for snapshot in snapshots)
+        return MappingProxyType(dict(zip(self._shapes, arrays, strict=True)))
+
+    def _replace(self, arrays):
+        values = iter(validation.parameters(arrays, self._shapes, self.dtype).values())
+        snapshots = [_Snapshot({name: next(values) for name in leaf._shapes}) for leaf in self._leaf_layers]
+        replace_all(self._stores, snapshots)
+
+    @property
+    def trainable(self):
+        """Whether any layer is; setting it sets all of them."""
+        return any(layer.trainable for layer in self._layers)
+
+    @trainable.setter
+    def trainable(self, value):
+        for layer in self._layers:
+            layer.trainable = value
+
+    def _trainable_names(self):
+        if all([leaf.trainable for leaf in self._leaf_layers]):
+            return self._shapes.keys()
+        return [
+            f"{name}.{inner}"
+            for name, layer in zip(self._names, self._layers, strict=True)
+            for inner in layer._trainable_names()
+        ]
+
+    def __getstate__(self):
+        return {"version": PICKLE_VERSION, "arguments": self._arguments}
+
+    def _look(self, tape):
+        record = tape.look(self)
+        for layer, part in zip(self._layers, record.parts, strict=True):
+            layer._look(part)  # before any of them is spent
+        return record
+
+    def __call__(self, *args, **kwargs):
+        return self.forward(*args, **kwargs)
+
+    def fit(self, x, y, *, loss, **options):
+        """Train the model: :func:`cylstm.fitting.fit`, which has the parameters, with this model as its first one."""
+        from .fitting import fit
+
+        return fit(self, x, y, loss=loss, **options)
+
+    def evaluate(self, x, y, loss=None, metrics=(), batch_size=32, lengths=None, sample_weight=None):
+        """Losses and metrics over any number of rows, in batches.
+
+        Parameters
+        ----------
+        x, batch_size, lengths
+            As for ``predict``.
+        y : array_like, shape (n, ...)
+            The target, as the loss takes it.
+        loss : str or callable, optional
+            A name of :mod:`cylstm.losses`, or a function like those.
+        metrics : list of str or callable
+            Names of :mod:`cylstm.metrics`, or functions like those.
+        sample_weight : array_like, shape (n,) or (n, seq_len), optional
+            As for the loss.
+
+        Returns
+        -------
+        dict of str to float
+            "loss", and each metric by its name: means over all positions, weighted by ``sample_weight``. Steps that are
+            not valid do not count: past a length, or masked by the model.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument does not fit.
+
+        Examples
+        --------
+        >>> import cylstm
+        >>> model = cylstm.Sequential([cylstm.Activation("linear")])
+        >>> model.evaluate([[0.0, 2.0], [1.0, 0.0]], [[0, 1], [0, 0]], "mse", ["mae", "accuracy"])
+        {'loss': 0.5, 'mae': 0.5, 'accuracy': 1.0}
+        """
+        from . import losses
+        from . import metrics as known
+
+        x, y = self._numbers(x), np.asarray(y)
+        validation.rows("y", y, count := len(x[0] if isinstance(x, tuple) else x))
+        functions = {}
+        if loss is not None:
+            loss = losses.get(loss)
+            functions["loss"] = lambda *arguments, **keywords: loss(*arguments, **keywords)[0]
+        functions |= known.by_name(metrics)
+        if sample_weight is not None:
+            sample_weight = np.asarray(sample_weight)
+            validation.rows("sample_weight", sample_weight, count)
+        values = {name: [] for name in functions}
+        weights = []
+        for rows, y_pred, steps in self._passes(x, batch_size, lengths):
+            weight = None if sample_weight is None else sample_weight[rows]
+            positions = {"batch_first": True, **({} if steps is None else steps._asdict())}
+            weights.append(losses.total_weight(y_pred, weight, **positions))
+            for name, function in functions.items():
+                values[name].append(float(function(y_pred, y[rows], weight, **positions)))
+        return {name: known.combine(function, values[name], weights) for name, function in functions.items()}
+
+    def _batches(self, count, row, batch_size):
+        """Slices of ``count`` rows, evenly shared out: of so many at least, of more where ``row`` numbers are few."""
+        batches = -(-count // max(validation.size("batch_size", batch_size), BATCH_NUMBERS // max(row, 1)))
+        return [slice(count * n // batches, count * (n + 1) // batches) for n in range(batches)]
+
+
+class Sequential(Container):
     """Layers one after the other. It is a layer itself: an optimiser takes it as one, and so does another Sequential.
 
     Data is batch-first, whatever ``batch_first`` of a recurrent layer says. Which time steps are valid (by ``lengths``,
@@ -76,24 +217,15 @@ class Sequential(Layer):
 
     def _build(self, layers, _arrays=None):
         pairs = validation.named_layers(layers, Layer)
-        self._names = tuple(name for name, _ in pairs)
-        self._layers = tuple(layer for _, layer in pairs)
-        leaves = [(f"{name}{inner}", leaf) for name, layer in pairs for inner, leaf in _named_leaves(layer)]
-        self._leaf_names, self._leaf_layers = zip(*leaves, strict=True)
-        validation.different(leaves)
-        dtype = validation.one_dtype(leaves)
+        dtype = self._gather(pairs)
         self._takes_integers = isinstance(self._leaf_layers[0], Embedding)
-        for name, leaf in leaves[1:]:
+        for name, leaf in zip(self._leaf_names[1:], self._leaf_layers[1:], strict=True):
             if isinstance(leaf, Embedding):
                 raise ValueError(f"layer {name!r}, {leaf!r}, is not the first one, and a layer makes no integers")
         widths = [leaf._input_width for leaf in self._leaf_layers if leaf._input_width is not None]
         self._input_width = widths[0] if widths and not self._takes_integers else None
         self._examples = self._example_inputs()
-        shapes = {f"{name}.{inner}": shape for name, layer in pairs for inner, shape in layer._shapes.items()}
-        entries = [layer if name == str(n) else (name, layer) for n, (name, layer) in enumerate(pairs)]
-        super().__init__({}, dtype, ((entries,), {}), {})
-        self._shapes = shapes  # those of the layers: the model itself has no parameters
-        self._stores = [leaf._store for leaf in self._leaf_layers]
+        self._finish(dtype, ([layer if name == str(n) else (name, layer) for n, (name, layer) in enumerate(pairs)],))
 
     def _example_inputs(self):
         """{number of axes: shape} of each x that goes through all layers, with None for what is not known."""
@@ -132,14 +264,6 @@ class Sequential(Layer):
         """The layers, a tuple."""
         return self._layers
 
-    @property
-    def _leaves(self):
-        return self._leaf_layers
-
-    @property
-    def _parts(self):
-        return tuple(zip(self._names, self._layers, strict=True))
-
     @classmethod
     def _from_parts(cls, parts):
         return cls(list(parts))
@@ -157,42 +281,6 @@ class Sequential(Layer):
         if key not in self._names:
             raise KeyError(f"there is no layer {key!r}, expected one of {', '.join(map(repr, self._names))}")
         return self._layers[self._names.index(key)]
-
-    # Their parameters, read and replaced together
-
-    @property
-    def parameters(self):
-        """Mapping of name to read-only ndarray: a snapshot, which a later change does not touch."""
-        snapshots = list(map(_snapshot_of, self._stores))  # in C: no writer comes in between
-        arrays = chain.from_iterable(snapshot.arrays.values() for snapshot in snapshots)
-        return MappingProxyType(dict(zip(self._shapes, arrays, strict=True)))
-
-    def _replace(self, arrays):
-        values = iter(validation.parameters(arrays, self._shapes, self.dtype).values())
-        snapshots = [_Snapshot({name: next(values) for name in leaf._shapes}) for leaf in self._leaf_layers]
-        replace_all(self._stores, snapshots)
-
-    @property
-    def trainable(self):
-        """Whether any layer is; setting it sets all of them."""
-        return any(layer.trainable for layer in self._layers)
-
-    @trainable.setter
-    def trainable(self, value):
-        for layer in self._layers:
-            layer.trainable = value
-
-    def _trainable_names(self):
-        if all([leaf.trainable for leaf in self._leaf_layers]):
-            return self._shapes.keys()
-        return [
-            f"{name}.{inner}"
-            for name, layer in zip(self._names, self._layers, strict=True)
-            for inner in layer._trainable_names()
-        ]
-
-    def __getstate__(self):
-        return {"version": PICKLE_VERSION, "arguments": self._arguments}
 
     # Forwards and backwards
 
@@ -243,26 +331,27 @@ class Sequential(Layer):
         y, states_n, _ = self._pass(x, states, steps, tape)
         return y, states_n
 
-    def __call__(self, *args, **kwargs):
-        return self.forward(*args, **kwargs)
+    def _typed(self, x, name="x"):
+        return validation.integers(name, x) if self._takes_integers else validation.array(name, x, self._dtype)
 
-    def _typed(self, x):
-        return validation.integers("x", x) if self._takes_integers else validation.array("x", x, self._dtype)
+    def _dtype_of_x(self, x):
+        """What numbers that are given as x are converted to."""
+        return np.dtype(np.intp) if self._takes_integers else self._dtype or _float_dtype(x)
 
-    def _check_shape(self, shape):
+    def _check_shape(self, shape, name="x"):
         """That x has the axes of one of the examples. Layers look at no more than their number and at the last."""
         if len(shape) not in self._examples or self._input_width not in (None, shape[-1]):
             features = "features" if self._input_width is None else f"features={self._input_width}"
             words = {2: "(batch, seq_len)" if self._takes_integers else f"(batch, {features})",
                      3: f"(batch, seq_len, {features})"}
             expected = " or ".join(words[axes] for axes in self._examples)
-            raise ValueError(f"x has shape {shape}, expected {expected}")
+            raise ValueError(f"{name} has shape {shape}, expected {expected}")
 
-    def _steps(self, lengths, shape):
+    def _steps(self, lengths, shape, names=("x", "lengths")):
         """What a caller's lengths say of x."""
         if len(shape) < (2 if self._takes_integers else 3):
-            raise ValueError(f"lengths is given, but x of shape {shape} has no time axis")
-        return Steps.of(lengths, None, *shape[:2])
+            raise ValueError(f"{names[1]} is given, but {names[0]} of shape {shape} has no time axis")
+        return Steps(validation.lengths_array(lengths, *shape[:2], True, names[1]))
 
     def _check_state(self, name, state, batch, batched=True):
         if state is None:
@@ -358,12 +447,6 @@ class Sequential(Layer):
 
     _pass_backward = backward
 
-    def _look(self, tape):
-        record = tape.look(self)
-        for layer, part in zip(self._layers, record.parts, strict=True):
-            layer._look(part)  # before any of them is spent
-        return record
-
     # Many rows
 
     def predict(self, x, batch_size=32, lengths=None):
@@ -396,106 +479,40 @@ class Sequential(Layer):
         >>> model.predict([[[0.0], [1.0]], [[2], [3]], [[4], [5]]]).shape
         (3, 2)
         """
-        x = validation.numbers("x", x)
-        self._check_shape(x.shape)
+        x = self._numbers(x)
         y = np.empty(self._output_shape(x.shape), self._dtype or _float_dtype(x))
         for rows, part, _ in self._passes(x, batch_size, lengths):
             y[rows] = part
         return y
 
-    def evaluate(self, x, y, loss=None, metrics=(), batch_size=32, lengths=None, sample_weight=None):
-        """Losses and metrics over any number of rows, in batches.
-
-        Parameters
-        ----------
-        x, batch_size, lengths
-            As for :meth:`predict`.
-        y : array_like, shape (n, ...)
-            The target, as the loss takes it.
-        loss : str or callable, optional
-            A name of :mod:`cylstm.losses`, or a function like those.
-        metrics : list of str or callable
-            Names of :mod:`cylstm.metrics`, or functions like those.
-        sample_weight : array_like, shape (n,) or (n, seq_len), optional
-            As for the loss.
-
-        Returns
-        -------
-        dict of str to float
-            "loss", and each metric by its name: means over all positions, weighted by ``sample_weight``. Steps that are
-            not valid do not count: past a length, or masked by the model.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If an argument does not fit.
-
-        Examples
-        --------
-        >>> import cylstm
-        >>> model = cylstm.Sequential([cylstm.Activation("linear")])
-        >>> model.evaluate([[0.0, 2.0], [1.0, 0.0]], [[0, 1], [0, 0]], "mse", ["mae", "accuracy"])
-        {'loss': 0.5, 'mae': 0.5, 'accuracy': 1.0}
-        """
-        from . import losses
-        from . import metrics as known
-
-        x, y = validation.numbers("x", x), np.asarray(y)
-        self._check_shape(x.shape)
-        validation.rows("y", y, len(x))
-        functions = {}
-        if loss is not None:
-            loss = losses.get(loss)
-            functions["loss"] = lambda *arguments, **keywords: loss(*arguments, **keywords)[0]
-        functions |= known.by_name(metrics)
-        if sample_weight is not None:
-            sample_weight = np.asarray(sample_weight)
-            validation.rows("sample_weight", sample_weight, len(x))
-        values = {name: [] for name in functions}
-        weights = []
-        for rows, y_pred, steps in self._passes(x, batch_size, lengths):
-            weight = None if sample_weight is None else sample_weight[rows]
-            positions = {"batch_first": True, **({} if steps is None else steps._asdict())}
-            weights.append(losses.total_weight(y_pred, weight, **positions))
-            for name, function in functions.items():
-                values[name].append(float(function(y_pred, y[rows], weight, **positions)))
-        return {name: known.combine(function, values[name], weights) for name, function in functions.items()}
-
     def _passes(self, x, batch_size, lengths):
         """(slice of the rows, y, Steps of y) of each batch; x is of any numbers."""
         dtype = self._dtype_of_x(x)
         lengths = None if lengths is None else self._steps(lengths, x.shape).lengths
-        for rows in self._batches(x.shape, batch_size):
+        for rows in self._batches(len(x), self._row(x.shape), batch_size):
             steps = None if lengths is None else Steps(lengths[rows])
             y, _, steps = self._pass(validation.cast("x", x[rows], dtype), None, steps, None)
             yield rows, y, steps
 
-    def _batches(self, shape, batch_size):
-        """Slices of the rows of x, evenly shared out: of so many rows at least, of more where these are small."""
-        batch_size = validation.size("batch_size", batch_size)
-        row = max(math.prod(of_layer[1:]) for of_layer in self._shapes_from(shape)[0])
-        batches = -(-shape[0] // max(batch_size, BATCH_NUMBERS // max(row, 1)))
-        return [slice(shape[0] * n // batches, shape[0] * (n + 1) // batches) for n in range(batches)]
+    def _row(self, shape):
+        """How many numbers the largest array has that a row of such an x goes through."""
+        return max(math.prod(of_layer[1:]) for of_layer in self._shapes_from(shape)[0])
 
-    def fit(self, x, y, *, loss, **options):
-        """Train the model: :func:`cylstm.fitting.fit`, which has the parameters, with this model as its first one."""
-        from .fitting import fit
+    def _numbers(self, x, name="x"):
+        """An x of any numbers as an array, its shape checked."""
+        x = validation.numbers(name, x)
+        self._check_shape(x.shape, name)
+        return x
 
-        return fit(self, x, y, loss=loss, **options)
-
-    def _as_rows(self, x, lengths):
+    def _as_rows(self, x, lengths, names=("x", "lengths")):
         """x of any numbers and lengths of any integers as arrays that ``_rows_pass`` takes rows of."""
-        x = validation.numbers("x", x)
-        self._check_shape(x.shape)
-        lengths = None if lengths is None else self._steps(lengths, x.shape).lengths
-        return validation.cast("x", x, self._dtype_of_x(x)), lengths
+        x = self._numbers(x, names[0])
+        lengths = None if lengths is None else self._steps(lengths, x.shape, names).lengths
+        return validation.cast(names[0], x, self._dtype_of_x(x)), lengths
 
     def _rows_pass(self, x, lengths, states, tape):
         """(y, final states, Steps of y) of some rows of what ``_as_rows`` gave."""
         return self._pass(x, states, None if lengths is None else Steps(lengths), tape)
-
-    def _dtype_of_x(self, x):
-        return np.dtype(np.intp) if self._takes_integers else self._dtype or _float_dtype(x)
 
     # One step at a time
 
@@ -700,6 +717,16 @@ class SequentialStream(Chain):
             self._leave()
         return y[:, 0] if self.batch_size is None else y
 
+    def _pick(self, rows):
+        """Let row n go on from where row ``rows[n]`` is."""
+        self._enter()
+        try:
+            states, last = self._get()
+            picked = [[part[:, rows] for part in state] for state in states]
+            self._set(picked, None if last is None else last[rows])
+        finally:
+            self._leave()
+
     def _copied(self):
         """(state of each recurrent layer, with a batch axis; the last output, or None): new arrays."""
         self._enter()
@@ -781,7 +808,7 @@ def _repeat(y, valid, first):
 
 def _named_leaves(layer):
     """[(what comes behind the name of ``layer``, leaf)]"""
-    if not isinstance(layer, Sequential):
+    if not isinstance(layer, Container):
         return [("", layer)]
     return [(f".{name}", leaf) for name, leaf in zip(layer._leaf_names, layer._leaves, strict=True)]
 

@@ -171,8 +171,8 @@ class Gradients:
 
     Attributes
     ----------
-    dx : ndarray, or None
-        With respect to x, in x's layout; None where x is integers.
+    dx : ndarray, list, or None
+        With respect to x, in x's layout; None where x is integers. Of a model with two inputs a list of two.
     dstate : tuple of ndarray, ndarray, list, or None
         With respect to the initial state, shaped like it; None for a layer without one. Of a container a list of
         these, one for each layer.
@@ -193,8 +193,8 @@ class Gradients:
         self.parameters = parameters
 
     def __repr__(self):
-        shape = None if self.dx is None else self.dx.shape
-        return f"Gradients(dx of shape {shape}, {len(self.parameters)} parameters)"
+        of = f"{len(self.dx)} inputs" if isinstance(self.dx, list) else f"shape {getattr(self.dx, 'shape', None)}"
+        return f"Gradients(dx of {of}, {len(self.parameters)} parameters)"
 
     def __add__(self, other):
         if not isinstance(other, Gradients):

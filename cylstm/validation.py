@@ -352,24 +352,24 @@ def padding(value):
     return finite("padding", value)
 
 
-def lengths_array(lengths, batch, steps, batched):
+def lengths_array(lengths, batch, steps, batched, name="lengths"):
     """B integers from 0 to T as intp; a single integer where x is unbatched."""
     if isinstance(lengths, np.ma.MaskedArray):
-        raise TypeError("lengths is a masked array, expected integers")
+        raise TypeError(f"{name} is a masked array, expected integers")
     try:
         found = np.asarray(lengths)
     except ValueError:
-        raise ValueError(f"lengths is {lengths!r}, expected integers, one per sequence") from None
+        raise ValueError(f"{name} is {lengths!r}, expected integers, one per sequence") from None
     if found.dtype.kind not in "iu" and not (found.size == 0 and found.ndim == 1):
-        raise TypeError(f"lengths is of dtype {found.dtype}, expected integers")
+        raise TypeError(f"{name} is of dtype {found.dtype}, expected integers")
     if not batched and found.ndim == 0:
         found = found[None]
     if found.shape != (batch,):
         wanted = f"({batch},), one length per sequence" if batched else "a single integer, as x is unbatched"
-        raise ValueError(f"lengths has shape {found.shape}, expected {wanted}")
+        raise ValueError(f"{name} has shape {found.shape}, expected {wanted}")
     for row, length in enumerate(found.tolist()):
         if not 0 <= length <= steps:
-            raise ValueError(f"lengths[{row}] is {length}, expected 0 to seq_len={steps}")
+            raise ValueError(f"{name}[{row}] is {length}, expected 0 to seq_len={steps}")
     return np.array(found, dtype=np.intp)  # a copy: backward needs it, and the caller may change theirs
 
 

@@ -21,6 +21,10 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
          ["total 203,459, trainable 203,459, frozen 0", "the stack computes what the reference computes"]),
         ("zero_position.py",
          ["epoch   1  loss 0.809811  Keras' 0.809811", "the zero is found"]),
+        ("forecast.py",
+         ["naive: last month                             0.991  1.171",
+          "seasonal naive: the month a year ago          0.875  1.151", "the same bits as predict's: yes",
+          "the LSTM forecasts better than both naive ways"]),
     ],
 )  # fmt: skip
 def test_an_example_prints_what_it_checked(tmp_path, script, lines):
@@ -40,6 +44,9 @@ def test_an_example_prints_what_it_checked(tmp_path, script, lines):
         ("keras_stack.py", "-1 / (len(y) * y)", "-1 / y", "so do the gradients"),
         ("zero_position.py", "eps_hat=True", "eps_hat=False", "each of the 100 losses is Keras' within 0.0001"),
         ("zero_position.py", "0.47, 0.93", "0.02, 0.93", "the loss falls to 0.02 or lower"),
+        ("forecast.py", "x[starts], y[starts]", "x[starts], -y[starts]", "less than naive: last month"),
+        ("forecast.py", "stream.run(x[: VALIDATION - 1])", "stream.reset()", "the same bits as predict's"),
+        ("elman_jordan_gru_lstm.py", "(1 - h_t**2)", "(1 - h_t)", "the product of its Jacobians within 0.0001"),
     ],
 )  # fmt: skip
 def test_an_example_fails_where_it_is_wrong(tmp_path, script, right, wrong, message):
@@ -50,6 +57,33 @@ def test_an_example_fails_where_it_is_wrong(tmp_path, script, right, wrong, mess
     result = python(tmp_path, tmp_path / "wrong.py")
     assert result.returncode == 1
     assert "not so: " in result.stderr and message in result.stderr
+
+
+def test_the_example_of_dates_rewrites_those_of_one_format(tmp_path):
+    """All formats are in a stage of .ci/run; of one, two seeds reached 99.9 and 100 %."""
+    result = python(tmp_path, EXAMPLES / "seq2seq_dates.py", "--formats", "1", "--epochs", "4")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert float(re.search(r"greedy: ([\d.]+)% of 2,000 dates", result.stdout)[1]) >= 99
+
+
+def test_the_example_of_dates_fails_if_it_has_not_learned(tmp_path):
+    result = python(tmp_path, EXAMPLES / "seq2seq_dates.py", "--formats", "1", "--epochs", "1", "--dates", "200")
+    assert result.returncode == 1
+    assert "less than 99% were rewritten exactly" in result.stderr
+
+
+def test_the_example_of_topologies_learns_each_of_them(tmp_path):
+    result = python(tmp_path, EXAMPLES / "topologies.py")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("wanted") == 5 and result.stdout.count("the same bits as 500 rows alone") == 3
+
+
+def test_the_example_of_lags_finds_where_each_network_stops(tmp_path):
+    """Two lags of seven. At 40 the gated cells took 2 to 12 of 20 epochs for three seeds; the median of them counts."""
+    result = python(tmp_path, EXAMPLES / "elman_jordan_gru_lstm.py", "--lags", "10", "40", "--plot", "lags.png")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count(": yes") == 7 and "NO" not in result.stdout
+    assert (tmp_path / "lags.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_example_of_the_digits_reads_97_percent_of_unseen_images(tmp_path):

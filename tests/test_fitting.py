@@ -5,11 +5,13 @@ import math
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import cylstm
+import cylstm.data
 from cylstm import fitting, losses, schedules
 from cylstm.fitting import Checkpoint, EarlyStopping
 
@@ -601,6 +603,34 @@ def test_fit_of_no_epoch_trains_nothing():
     before = dict(model.parameters)
     assert quiet(model, *data(), epochs=0) == {}
     assert all(model.parameters[name] is value for name, value in before.items())
+
+
+def test_fit_spends_its_time_inside_the_layers(monkeypatch):
+    """LSTM(8, 96) and Dense on the digits, batches of 32, on one core: 0.86 inside the passes of the model, 0.82 inside
+    those of its three layers. The bound is for a machine that is busy with something else.
+    """
+    images, labels = cylstm.data.load_digits("test")
+    inside = 0.0
+
+    def timed(function):
+        def call(*arguments):
+            nonlocal inside
+            start = time.perf_counter()
+            result = function(*arguments)
+            inside += time.perf_counter() - start
+            return result
+
+        return call
+
+    monkeypatch.setattr(cylstm.Sequential, "_pass", timed(cylstm.Sequential._pass))
+    monkeypatch.setattr(cylstm.Sequential, "_pass_backward", timed(cylstm.Sequential._pass_backward))
+    model = cylstm.Sequential([cylstm.LSTM(8, 96, rng=0), cylstm.Last(), cylstm.Dense(96, 10, rng=1)])
+    shares = []
+    for _ in range(6):
+        inside, start = 0.0, time.perf_counter()
+        quiet(model, images, labels, loss=cross_entropy, epochs=3)
+        shares.append(inside / (time.perf_counter() - start))
+    assert max(shares) > 0.7
 
 
 def test_the_public_names_are_there():

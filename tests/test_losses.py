@@ -109,6 +109,21 @@ def test_class_labels_and_their_one_hot_probabilities_are_the_same_loss(options)
     np.testing.assert_array_equal(dy, dy_onehot)
 
 
+def test_the_layout_of_logits_and_targets_changes_no_bit():
+    y, labels = arguments(losses.sparse_categorical_crossentropy)
+    one_hot = np.eye(F, dtype=y.dtype)[labels]
+    twice = np.repeat(np.repeat(y, 2, axis=0), 2, axis=2)[::2, :, ::2]
+    for loss, target, strided in (
+        (sparse_from_logits, labels, np.asfortranarray(labels)),
+        (categorical_from_logits, one_hot, np.asfortranarray(one_hot)),
+    ):
+        value, dlogits = loss(y, target)
+        for y_other, target_other in ((twice, target), (np.asfortranarray(y), strided)):
+            value_other, dlogits_other = loss(y_other, target_other)
+            assert value_other == value
+            np.testing.assert_array_equal(dlogits_other, dlogits)
+
+
 def test_binary_crossentropy_of_logits_is_worked_out_by_hand():
     """sigmoid(log 3) = 3/4; against 1 it costs log 4/3, against 0 log 4."""
     value, dlogits = binary_from_logits(np.full((1, 2), math.log(3)), [[1, 0]])
@@ -536,7 +551,7 @@ def test_combined_batches_are_one_batch(metric):
 def test_names_are_looked_up_and_functions_pass(module):
     assert module.get("mse") is module.mse
     assert module.get(math.hypot) is math.hypot
-    for name in set(module.__all__) - {"get", "total_weight", "combine"}:
+    for name in set(module.__all__) - {"by_name", "combine", "get", "total_weight"}:
         assert module.get(name) is getattr(module, name)
 
 
