@@ -15,6 +15,7 @@ import numpy as np
 
 from . import initializers, stack, validation
 from ._core.packing import Store, Weights, freeze
+from ._core.turns import Turn
 from .stream import Stream
 from .tape import Gradients, Tape
 
@@ -43,39 +44,6 @@ def _new_locks():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_locks)
-
-
-class _Turn:
-    """A context manager: who is inside may replace the parameters of these layers; a second one waits.
-
-    All take the locks of several layers in one order, so that no two wait for each other.
-    """
-
-    __slots__ = ("_held", "_leaves")
-
-    def __init__(self, leaves):
-        self._leaves = sorted(leaves, key=id)
-
-    def __enter__(self):
-        thread = threading.get_ident()
-        for leaf in self._leaves:
-            if leaf._writer == thread:
-                raise RuntimeError("this thread is already inside writable() of this layer")
-        self._held = []
-        try:
-            for leaf in self._leaves:
-                lock = leaf._lock
-                lock.acquire()
-                self._held.append((leaf, lock))
-                leaf._writer = thread
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *error):
-        for leaf, lock in self._held:
-            leaf._writer = None
-            lock.release()
 
 
 def _read_only(name, doc):
@@ -142,7 +110,7 @@ class Layer:
         >>> with lstm.writable() as p:
         ...     p["bias_ih_l0"][:] = 0
         """
-        with _Turn(self._leaves):
+        with Turn(self._leaves):
             copies = self.state_dict()
             yield copies
             self._replace(copies)
@@ -166,7 +134,7 @@ class Layer:
         TypeError
             If an array is not of a float dtype.
         """
-        with _Turn(self._leaves):
+        with Turn(self._leaves):
             self._replace(state_dict)
 
     # How a file describes a layer: by its class, arguments and parameters, or of a container by its parts.

@@ -25,12 +25,12 @@ Knows the buffers; knows no layer and does no arithmetic but the sum and the mul
 """
 
 import math
-import threading
 
 import numpy as np
 
 from . import validation
 from ._core.packing import aligned_empty
+from ._core.turns import Use
 
 _BITS_64 = (1 << 64) - 1
 
@@ -74,7 +74,7 @@ class Tape:
         self._buffers = {}
         self._parts = {}
         self._record = None
-        self._use = _Use()
+        self._use = Use()
 
     def __repr__(self):
         return f"Tape(seed={self.seed}, training={self.training})"
@@ -148,22 +148,6 @@ class Tape:
 
     def spend(self):
         self._record = None
-
-
-class _Use:
-    """A lock that does not wait. A class, because a generator of contextlib costs a small layer a tenth of its pass."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self):
-        self._lock = threading.Lock()
-
-    def __enter__(self):
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("another thread is using this tape: give each thread a tape of its own")
-
-    def __exit__(self, *_):
-        self._lock.release()
 
 
 class Gradients:

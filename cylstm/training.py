@@ -24,8 +24,9 @@ import numpy as np
 
 from . import schedules, validation
 from ._core.packing import aligned_empty
+from ._core.turns import Turn
 from ._core.update import Slot, apply, collect, rescale, sum_of_squares, writable_arrays
-from .layers import Layer, _Snapshot, _Turn
+from .layers import Layer, _Snapshot
 
 __all__ = ["SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"]
 
@@ -140,7 +141,7 @@ class _Optimizer:
                     f"expected {', '.join(slots)}: those of layers[{n}]"
                 )
             collect(f"gradients[{n}]", slots, given.parameters, layer._trainable_names(), changes, leaves)
-        with _Turn(leaves):
+        with Turn(leaves):
             lr = self.lr
             apply(self._rule, changes, lambda steps: self._numbers(steps, lr), _Snapshot, self)
 

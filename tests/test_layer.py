@@ -1,14 +1,17 @@
 """LSTM, Dense, Tape and Gradients as their user sees them: names, shapes, copies, what a change reaches."""
 
+import contextlib
 import copy
 import math
 import pickle
+import signal
 import threading
 import time
 import warnings
 
 import numpy as np
 import pytest
+from cylstm._core.turns import Turn
 
 import cylstm
 from cylstm import LSTM, Dense, Gradients, Tape
@@ -281,6 +284,32 @@ def test_a_refused_edit_does_not_lock_the_next_writer_out():
     with layer.writable() as p:
         p["bias_ih_l0"][:] = 2
     assert (layer.parameters["bias_ih_l0"] == 2).all()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an alarm in microseconds")
+def test_ctrl_c_leaves_no_lock_behind():
+    """Interrupted 300 times at any moment; locks taken in Python were left in a third of these."""
+    layers, tape, rng = [Dense(1, 1, rng=k) for k in range(3)], Tape(), np.random.default_rng(0)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 + 2e-4 * rng.random())
+                while True:
+                    with Turn(layers):
+                        pass
+                    with tape.use():
+                        pass
+            with tape.use():  # raises if one was left in use
+                pass
+            assert not any(layer._lock.locked() or layer._writer for layer in layers)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_change_is_seen_whole_or_not_at_all_by_another_thread():
