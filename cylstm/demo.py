@@ -3,19 +3,18 @@
 An LSTM reads an image row by row, from the top, and a Dense layer turns its last h into the logits
 of the classes. ``python -m cylstm demo`` runs it on the digits of ``cylstm.data``;
 examples/mnist_rows.py on MNIST. Written as a user would write it: from the public names of cylstm
-alone.
+alone, but for a look at where the file goes.
 """
 
-import errno
 import functools
 import math
-import os
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import numpy as np
+
+from . import validation
 
 __all__ = ["digits", "run", "train"]
 
@@ -61,7 +60,7 @@ def run(training, test, out, *, seed=0, epochs=EPOCHS, **options):
     OSError
         If ``out`` can not be written. Looked at before training too.
     """
-    _check_writable(out)
+    validation.writable_file(out)
     images, labels = training
     test_images, test_labels = test
     _, rows, pixels = images.shape
@@ -140,20 +139,6 @@ def train(
         clip_norm=MAX_NORM,
     )
     return model
-
-
-def _check_writable(path):
-    """Fail now rather than after training."""
-    path = Path(path)
-    problem = None
-    if path.is_dir():
-        problem = errno.EISDIR
-    elif not path.parent.is_dir():
-        problem = errno.ENOENT
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
-        problem = errno.EACCES
-    if problem is not None:
-        raise OSError(problem, os.strerror(problem), str(path))
 
 
 def _stream(lstm, images):

@@ -6,15 +6,19 @@ Knows no layer and does no arithmetic but the means that it reports. ``x`` and `
 throughout: a model with two inputs has two of each.
 """
 
+import contextlib
 import functools
 import math
 import time
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from . import losses, training, validation
 from . import metrics as known_metrics
+from ._core.update import sum_of_squares
+from .sequential import Container
 from .tape import Gradients, Tape
 
 __all__ = ["Checkpoint", "EarlyStopping", "History", "Training", "fit"]
@@ -30,14 +34,14 @@ class History(dict):
     "loss" and each metric by its name, "val_loss" and so on where there are rows for validation, and "lr", the learning
     rate of the epoch's last step. Those of the rows trained on are means over the epoch, taken while the parameters
     change; those for validation are of the parameters after it.
-
-    Attributes
-    ----------
-    interrupted : bool
-        Whether Ctrl-C ended the training.
     """
 
-    interrupted = False
+    _interrupted = False
+
+    @property
+    def interrupted(self):
+        """bool: whether Ctrl-C ended the training."""
+        return self._interrupted
 
 
 class _Rows(NamedTuple):
@@ -87,7 +91,7 @@ class Training:
         A callback sets it to True to end the training after this epoch.
     """
 
-    def __init__(self, model, optimizer, loss, metrics, rng, epochs, callbacks, clip_norm, clip_value):
+    def __init__(self, model, optimizer, loss, metrics, validated, rng, epochs, callbacks, clip_norm, clip_value):
         self.model = model
         self.optimizer = optimizer
         self.rng = rng
@@ -99,6 +103,10 @@ class Training:
         self._callbacks = callbacks
         self._loss = loss
         self._metrics = metrics
+        made = ["loss", *metrics]
+        self._names = [*made, *(f"val_{name}" for name in made if validated), "lr"]  # of the history
+        self._same: dict = {}  # what a training that goes on from a checkpoint has to be called with again
+        self._fresh = optimizer.layers is None  # the optimiser is bound here, and no step is made yet
         self._clip_norm = math.inf if clip_norm is None else clip_norm
         self._clip_value = clip_value
         self._forget()
@@ -113,7 +121,7 @@ class Training:
     def logs(self):
         """dict of str to float: the numbers of this epoch so far; when it has ended, all of it that history has."""
         if self._ended:
-            return {name: values[-1] for name, values in self.history.items()}
+            return {name: values[-1] for name, values in self.history.items() if values}
         return self._means()
 
     def _means(self):
@@ -123,23 +131,67 @@ class Training:
         }
 
     def _step(self, rows, states):
-        """Forwards, backwards and one change of the parameters; the states of the layers after it."""
+        """Forwards, backwards and one change of the parameters; the states of the layers after it.
+
+        Where no position counts nothing changes, not by momentum or weight decay either.
+        """
         model = self.model
         y_pred, states, steps = model._rows_pass(rows.x, rows.lengths, states, self.tape)
         positions = {"batch_first": True}
         if steps is not None:
             positions |= steps._asdict()
-        value, dy = self._loss(y_pred, rows.y, rows.weight, **positions)
-        value = float(value)
+        weight = losses.total_weight(y_pred, rows.weight, **positions)
+        if not weight:
+            return states
+        value, dy = self._value_and_gradient(y_pred, rows, positions)
         self._check("loss", value)
+        found = {"loss": value}
+        for name, metric in self._metrics.items():
+            found[name] = _number(f"metric {name}", metric(y_pred, rows.y, rows.weight, **positions))
         gradients = model._pass_backward(self.tape, dy, None)
         self._check("norm of the gradient", self._clip(gradients))
-        self.optimizer.step([gradients])
-        self._weights.append(losses.total_weight(y_pred, rows.weight, **positions))
-        self._values["loss"].append(value)
-        for name, metric in self._metrics.items():
-            self._values[name].append(float(metric(y_pred, rows.y, rows.weight, **positions)))
+        self._update(gradients)
+        self._weights.append(weight)
+        for name, value in found.items():
+            self._values[name].append(value)
         return states
+
+    def _value_and_gradient(self, y_pred, rows, positions):
+        """What the loss makes of a batch, which may be one of the user's own."""
+        found = self._loss(y_pred, rows.y, rows.weight, **positions)
+        what = f"loss {_name_of(self._loss)}"
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise TypeError(f"{what} returned a {type(found).__name__}, expected a pair (value, gradient of y_pred)")
+        value, dy = found
+        if getattr(dy, "shape", None) != y_pred.shape or dy.dtype != y_pred.dtype:
+            kind = f"{dy.shape} of {dy.dtype}" if isinstance(dy, np.ndarray) else f"a {type(dy).__name__}"
+            wanted = f"{y_pred.shape} of {y_pred.dtype}, as y_pred is"
+            raise TypeError(f"{what} returned {kind} for the gradient, expected an array {wanted}")
+        return _number(what, value), dy
+
+    def _update(self, gradients):
+        """One step of the optimiser, unless a parameter would no longer be finite."""
+        leaves = self.model._leaves
+        before = [leaf.parameters for leaf in leaves]  # snapshots: nothing is copied
+        self.optimizer.step([gradients])
+        self._fresh = False
+        if math.isfinite(sum_of_squares([array for leaf in leaves for array in leaf.parameters.values()])):
+            return
+        # The sum may overflow where no parameter is infinite, or one was already.
+        after = self.model.parameters
+        before = dict(zip(after, chain.from_iterable(arrays.values() for arrays in before), strict=True))
+        broken = [name for name in after if (np.isfinite(before[name]) & ~np.isfinite(after[name])).any()]
+        if broken:
+            self.model.load_state_dict(before)
+            # The moments were changed in place. To keep those of before would cost a copy of all of them in each step.
+            raise FloatingPointError(
+                f"{broken[0]} would become infinite or NaN in {self._place()}; the parameters are those from before "
+                "this step, but the optimiser has made it, in its moments and its steps: try a smaller learning rate "
+                "with a new optimiser"
+            )
+
+    def _place(self):
+        return f"step {len(self._weights) + 1} of epoch {self.epoch + 1}"
 
     def _clip(self, gradients):
         """Clip what is trainable; its norm, before ``clip_norm``."""
@@ -153,8 +205,8 @@ class Training:
     def _check(self, what, value):
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"the {what} is {value} in step {len(self._weights) + 1} of epoch {self.epoch + 1}; the parameters are "
-                "those from before this step: try a smaller learning rate, clip_norm=, or look for such values in x"
+                f"the {what} is {value} in {self._place()}; the parameters are those from before this step: try a "
+                "smaller learning rate, clip_norm=, or look for such values in x or y"
             )
 
     def _end_epoch(self, validated):
@@ -170,9 +222,26 @@ class Training:
 
 
 def _monitored(logs, name):
-    if name not in logs:
-        raise ValueError(f"monitor is {name!r}, expected one of {', '.join(map(repr, logs))}")
+    _check_monitor(logs, name)
     return logs[name]
+
+
+def _check_monitor(names, name):
+    if name not in names:
+        raise ValueError(f"monitor is {name!r}, expected one of {', '.join(map(repr, names))}")
+
+
+def _name_of(function):
+    """What a loss is called; a ``functools.partial`` as its function."""
+    return getattr(getattr(function, "func", function), "__name__", type(function).__name__)
+
+
+def _number(what, value):
+    """A number that a function of the user's own may have returned, as a float."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} returned {value!r}, expected a number") from None
 
 
 class EarlyStopping:
@@ -181,7 +250,7 @@ class EarlyStopping:
     Parameters
     ----------
     monitor : str, default "val_loss"
-        A name of the history.
+        A name of the history; one that a callback before this one adds has a list there from ``on_fit_begin`` on.
     patience : int, default 5
         How many epochs in a row may bring nothing better: the training ends after the last of them.
     min_delta : float, default 0.0
@@ -212,15 +281,19 @@ class EarlyStopping:
     """
 
     def __init__(self, monitor="val_loss", patience=5, min_delta=0.0, mode=None, restore_best=True):
-        self.monitor = monitor
+        self.monitor = validation.text("monitor", monitor)
         self.patience = validation.size("patience", patience)
         self.min_delta = validation.number("min_delta", min_delta, 0, math.inf, high_open=True)
         chosen = validation.choice("mode", mode, (None, "min", "max"))
         self.mode = chosen or ("max" if "accuracy" in monitor else "min")
         self.restore_best = validation.flag("restore_best", restore_best)
-        self.on_fit_begin(None)
+        self._forget()
 
     def on_fit_begin(self, training):
+        _check_monitor([*training._names, *training.history], self.monitor)
+        self._forget()
+
+    def _forget(self):
         self.best = math.inf if self.mode == "min" else -math.inf
         self.best_epoch = 0
         self._waited = 0
@@ -263,8 +336,11 @@ class Checkpoint:
     """
 
     def __init__(self, path, every=1):
-        self.path = path
+        self.path = validation.path("path", path)
         self.every = validation.size("every", every)
+
+    def on_fit_begin(self, training):
+        validation.writable_file(self.path)
 
     def on_epoch_end(self, training):
         if training.epoch % self.every == 0 or training.stop or training.epoch == training.epochs:
@@ -291,6 +367,7 @@ def _write_checkpoint(path, training):
             else:
                 states[name][key] = value
     checkpoint = {
+        "same": training._same,
         "epoch": training.epoch,
         "stop": training.stop,
         "history": training.history,
@@ -310,6 +387,14 @@ def _resume(path, training):
         raise ValueError(f"{path} is not a checkpoint of fit")
     try:
         checkpoint = metadata["checkpoint"]
+        same = checkpoint["same"]
+        differing = [f"its {name} is {same[name]!r}, but {value!r} is given" for name, value in training._same.items()
+                     if same[name] != value]  # fmt: skip
+        if differing:
+            raise ValueError("; ".join(differing))
+        epoch = validation.size("epoch", checkpoint["epoch"], 0)
+        if epoch > training.epochs:
+            raise ValueError(f"it has {epoch} epochs, but epochs={training.epochs} is given")
         states = checkpoint["states"]
         parts = _parts_of(training)
         kinds = {name: type(part).__name__ for name, part in parts.items()}
@@ -317,13 +402,15 @@ def _resume(path, training):
         if found != kinds:
             raise ValueError(f"its optimiser and callbacks are {found}, expected {kinds}")
         rng = _unplain(training.rng.bit_generator.state, checkpoint["rng"])
+        model = training.model
+        parameters = validation.parameters(_of(arrays, "model."), model._shapes, model.dtype)
         for name, part in parts.items():
             part.load_state_dict(states[name] | _of(arrays, f"{name}."))
-        training.model.load_state_dict(_of(arrays, "model."))
+        model.load_state_dict(parameters)
         training.rng.bit_generator.state = rng
         training.tape = Tape(checkpoint["tape"]["seed"])
         training.tape.calls = validation.size("calls", checkpoint["tape"]["calls"], 0)
-        training.epoch = validation.size("epoch", checkpoint["epoch"], 0)
+        training.epoch = epoch
         training.stop = validation.flag("stop", checkpoint["stop"])
         training.history.update(checkpoint["history"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -370,7 +457,8 @@ def fit(
         The target of each row, or of each row and step, as the loss takes it. Floats are converted to the model's
         dtype, integers (classes) stay integers.
     loss : str or callable
-        A name of :mod:`cylstm.losses`, or a function like those.
+        A name of :mod:`cylstm.losses`, or a function like those. One of the module has looked at all targets and
+        weights, those for validation too, before the first step, except at steps that the model itself may mask.
     optimizer : str or optimiser, default "adam"
         "sgd", "rmsprop", "adam", "adamw" with the defaults of their classes; or an optimiser without layers, which is
         bound to the model here, or one that was bound to it by an earlier fit and goes on.
@@ -379,7 +467,8 @@ def fit(
     batch_size : int, default 32
         Rows per step. The last batch of an epoch has what is left.
     lengths : array_like of int, shape (n,), optional
-        Valid steps of each row, 0 to seq_len: for the layers and, where the output has a time axis, the loss.
+        Valid steps of each row, 0 to seq_len: for the layers and, where the output has a time axis, the loss. A batch
+        in which nothing counts for the loss makes no step of the optimiser, and is in no mean.
     sample_weight : array_like, shape (n,) or (n, seq_len), optional
         As in the losses.
     validation_data : tuple, optional
@@ -394,7 +483,7 @@ def fit(
         A seed: the same one gives the same bits, for one number of threads and one instruction-set level. It is asked
         for ``integers(1 << 63)``, the seed of the tape, and then for ``permutation(n)`` before each epoch that is
         shuffled.
-    metrics : list of str or callable
+    metrics : list of str or callable, optional
         Names of :mod:`cylstm.metrics`, or functions like those.
     callbacks : list
         Objects with some of the methods ``on_fit_begin(training)``, ``on_batch_end``, ``on_epoch_end`` and
@@ -414,7 +503,8 @@ def fit(
         Limits of the norm of the gradient of all trainable parameters and of each of its elements, which comes first.
     resume : str or path, optional
         A file of a :class:`Checkpoint`. With the other arguments as they were, the training goes on from there to the
-        same bits as if it had not ended.
+        same bits as if it had not ended. Another dtype, loss, batch_size, tbptt or stateful, other names in the history
+        and fewer epochs than it has are refused.
 
     Returns
     -------
@@ -425,10 +515,13 @@ def fit(
     Raises
     ------
     ValueError, TypeError
-        If an argument does not fit.
+        If an argument does not fit. An optimiser that came without layers has none again where no step was made.
+    OSError
+        If a :class:`Checkpoint` has no directory to write to, before the first step.
     FloatingPointError
-        If the loss or the gradient becomes NaN or infinite; the message has the epoch and the step. The model has the
-        parameters from before that step.
+        If the loss, the gradient or, by a step, a parameter becomes NaN or infinite; the message has the epoch and the
+        step. The model has the parameters from before that step. In the last case the optimiser's moments and number
+        of steps are those from after it.
 
     Notes
     -----
@@ -453,37 +546,58 @@ def fit(
     >>> history["accuracy"][-1] > 0.9
     True
     """
+    if not isinstance(model, Container):
+        raise TypeError(f"model is a {type(model).__name__}, expected a Sequential or an EncoderDecoder")
     loss = losses.get(loss)
-    metrics = known_metrics.by_name(metrics)
+    metrics = known_metrics.by_name(() if metrics is None else metrics)
+    epochs = validation.size("epochs", epochs, 0)
     batch_size = validation.size("batch_size", batch_size)
     progress = validation.flag("progress", progress)
     if not isinstance(shuffle, (bool, np.bool_)) and not hasattr(shuffle, "__iter__"):
         raise TypeError(f"shuffle is {shuffle!r}, expected True, False or a permutation of the rows for each epoch")
+    if hasattr(shuffle, "__len__") and len(shuffle) < epochs:
+        raise _too_few(len(shuffle), epochs)
     if clip_norm is not None:
         clip_norm = validation.number("clip_norm", clip_norm, 0, math.inf)
     if clip_value is not None:
         clip_value = validation.number("clip_value", clip_value, 0, math.inf)
+    if resume is not None:
+        resume = validation.path("resume", resume)
     rows = _rows(model, x, y, sample_weight, lengths)
     rows, judged = _split(model, rows, validation_data, validation_split)
     if tbptt is not None:
         tbptt = _check_tbptt(model, rows, tbptt)
-    if validation.flag("stateful", stateful):
+    stateful = validation.flag("stateful", stateful)
+    if stateful:
         _check_stateful(model, rows, shuffle, batch_size)
-    state = Training(
-        model, _optimizer(optimizer, model), loss, metrics, validation.generator(rng),
-        validation.size("epochs", epochs, 0), callbacks, clip_norm, clip_value,
-    )  # fmt: skip
-    state.batches = -(-len(rows) // batch_size)
+    _check_targets(model, rows, loss, metrics)
+    if judged is not None:
+        with _naming("validation_data" if validation_data is not None else "validation_split"):
+            _check_targets(model, judged, loss, metrics)
     hooks = _hooks(callbacks)
+    optimizer = _optimizer(optimizer)
+    state = Training(
+        model, optimizer, loss, metrics, judged is not None, validation.generator(rng), epochs, callbacks, clip_norm,
+        clip_value,
+    )  # fmt: skip
+    if optimizer.schedule.monitor is not None:
+        _check_monitor(state._names, optimizer.schedule.monitor)
+    state.batches = -(-len(rows) // batch_size)
+    state._same = {
+        "dtype": str(model.dtype), "loss": _name_of(loss), "history": state._names, "batch_size": batch_size,
+        "tbptt": tbptt, "stateful": stateful,
+    }  # fmt: skip
     history = model.history = state.history
-    for hook in hooks["on_fit_begin"]:
-        hook(state)
-    if resume is not None:
-        _resume(resume, state)
     orders = _orders(shuffle, len(rows), state)
     gather = _Gather(rows, batch_size)
-    bar = _Bar(state) if progress else None
+    bar = None
     try:
+        optimizer.bind([model])
+        for hook in hooks["on_fit_begin"]:
+            hook(state)
+        if resume is not None:
+            _resume(resume, state)
+        bar = _Bar(state) if progress else None
         while state.epoch < state.epochs and not state.stop:
             gather.order = next(orders)
             state.batch, states = 0, None
@@ -511,7 +625,11 @@ def fit(
         for hook in hooks["on_fit_end"]:
             hook(state)
     except KeyboardInterrupt:
-        history.interrupted = True
+        history._interrupted = True
+    except BaseException:
+        if state._fresh:
+            optimizer._unbind()
+        raise
     finally:
         for values in history.values():
             del values[state.epoch :]
@@ -549,11 +667,10 @@ def _split(model, rows, data, share):
             raise ValueError("validation_data and validation_split are both given, expected one of them")
         if not isinstance(data, (tuple, list)) or not 2 <= len(data) <= 4:
             words = "(x, y), (x, y, sample_weight) or (x, y, sample_weight, lengths)"
-            raise ValueError(f"validation_data is a {type(data).__name__}, expected a tuple {words}")
-        try:
+            count = f" of {len(data)}" if isinstance(data, (tuple, list)) else ""
+            raise ValueError(f"validation_data is a {type(data).__name__}{count}, expected a tuple {words}")
+        with _naming("validation_data"):
             return rows, _rows(model, *data, *[None] * (4 - len(data)))
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"validation_data: {error}") from None
     if not share:
         return rows, None
     count = math.floor(len(rows) * (1 - share))
@@ -563,14 +680,46 @@ def _split(model, rows, data, share):
     return rows.part(slice(count)), rows.part(slice(count, None))
 
 
-def _optimizer(optimizer, model):
-    """An optimiser of this model, by its name or as it is."""
+@contextlib.contextmanager
+def _naming(name):
+    """What is wrong inside is wrong with this argument."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def _check_targets(model, rows, loss, metrics):
+    """Refuse before the first step what a loss or metric would refuse in one of the batches.
+
+    The functions themselves look at all rows, beside an output of the shape that the model's will have, which a forward
+    of no row shows. A function of the user's own is not called with made-up outputs; the weights are looked at anyway.
+    """
+    none = rows.part(slice(0))
+    y, _, steps = model._rows_pass(none.x, none.lengths, None, None)
+    ours = [*losses._BY_NAME.values(), *known_metrics._BY_NAME.values()]
+    functions = [function for function in (loss, *metrics.values()) if getattr(function, "func", function) in ours]
+    for some in model._batches(len(rows), math.prod(y.shape[1:]), 1):
+        part = rows.part(some)
+        y_pred = np.broadcast_to(y.dtype.type(0.5), (len(part), *y.shape[1:]))
+        positions = {"batch_first": True}
+        if steps is not None and steps.mask is None:
+            positions["lengths"] = part.lengths[-1] if isinstance(part.lengths, tuple) else part.lengths
+        elif steps is not None:  # which steps a layer masks is not known yet: of shapes and weights alone
+            positions["mask"] = np.zeros(y_pred.shape[:-1], bool)
+        losses.total_weight(y_pred, part.weight, **positions)
+        with np.errstate(all="ignore"):
+            for function in functions:
+                function(y_pred, part.y, part.weight, **positions)
+
+
+def _optimizer(optimizer):
+    """An optimiser by its name or as it is."""
     if isinstance(optimizer, str):
         optimizer = _OPTIMIZERS[validation.choice("optimizer", optimizer, _OPTIMIZERS)]()
     if not isinstance(optimizer, training._Optimizer):
         kind = type(optimizer).__name__
         raise TypeError(f"optimizer is a {kind}, expected a name or an optimiser such as cylstm.Adam()")
-    optimizer.bind([model])
     return optimizer
 
 
@@ -601,7 +750,11 @@ def _orders(shuffle, count, training):
             raise ValueError(f"shuffle[{epoch}] is not a permutation of 0 to {count - 1}, an order of the {count} rows")
         if epoch >= training.epoch:
             yield found
-    raise ValueError(f"shuffle has {training.epoch} permutations, expected one for each of {training.epochs} epochs")
+    raise _too_few(training.epoch, training.epochs)
+
+
+def _too_few(count, epochs):
+    return ValueError(f"shuffle has {count} permutations, expected one for each of {epochs} epochs")
 
 
 class _Gather:
@@ -659,9 +812,14 @@ def _check_tbptt(model, rows, tbptt):
     tbptt = validation.size("tbptt", tbptt)
     _check_carry(model, rows, "tbptt")
     count, steps = rows.x.shape[:2]
-    made = model._output_shape(rows.x.shape)
-    if len(made) < 3 or made[1] != steps:
-        raise ValueError(f"tbptt is given, but the model makes {made} of {rows.x.shape}, not an output for each step")
+    for size in (steps, min(tbptt, steps)):  # a Repeat may fit the whole by chance
+        shape = (count, size, *rows.x.shape[2:])
+        made = model._output_shape(shape)
+        if len(made) < 3 or made[1] != size:
+            raise ValueError(
+                f"tbptt is given, but the model makes {made} of {shape}, not an output for each step: there is no time "
+                "axis to cut behind a Last or Repeat"
+            )
     if rows.y.shape[:2] != (count, steps):
         found = f"y has shape {rows.y.shape}, expected ({count}, {steps}, ...)"
         raise ValueError(f"{found}: tbptt needs a target for each step")

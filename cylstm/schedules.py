@@ -257,7 +257,7 @@ class ReduceOnPlateau(Schedule):
         self.mode = validation.choice("mode", mode, ("min", "max"))
         self.cooldown = validation.size("cooldown", cooldown, 0)
         self.lr_min = validation.number("lr_min", lr_min, 0, self.lr)
-        self.monitor = monitor
+        self.monitor = None if monitor is None else validation.text("monitor", monitor)
         self._now = self.lr
         self._best = math.inf if self.mode == "min" else -math.inf
         self._waited = 0  # epochs without a better value

@@ -91,6 +91,11 @@ class _Optimizer:
         self.layers = list(layers)
         self._slots = slots
 
+    def _unbind(self):
+        """Be without layers again; for who bound it and made no step."""
+        self.layers = None
+        self.steps = 0
+
     def _bound(self):
         if self.layers is None:
             name = type(self).__name__

@@ -4,6 +4,7 @@ A wrong type or dtype is a TypeError, a wrong value or shape a ValueError; both 
 what was wanted, and are raised before anything is touched.
 """
 
+import errno
 import math
 import operator
 import os
@@ -69,6 +70,17 @@ def learning_rate(name, value):
 def finite(name, value):
     """A number that float32 can hold."""
     return number(name, value, -FLOAT32_MAX, FLOAT32_MAX)
+
+
+def path(name, value):
+    """A path as a str."""
+    try:
+        found = os.fspath(value)
+    except TypeError:
+        found = None
+    if not isinstance(found, str):
+        raise TypeError(f"{name} is {value!r}, expected a string or a path")
+    return found
 
 
 def generator(rng):
@@ -477,3 +489,23 @@ def streamable(layer, batch_size):
     bytes_of_row = 2 * sum(width for _, width in layer._widths) * layer.dtype.itemsize + 256
     memory("this stream", rows * layer.num_layers * bytes_of_row)
     return rows
+
+
+def text(name, value):
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, expected a string")
+    return value
+
+
+def writable_file(path):
+    """That a file can be written there, as it is asked before much work: an OSError now rather than after it."""
+    directory = os.path.dirname(os.path.realpath(path))
+    problem = None
+    if os.path.isdir(path):
+        problem = errno.EISDIR
+    elif not os.path.isdir(directory):
+        problem = errno.ENOENT
+    elif not os.access(directory, os.W_OK):  # where a file is written whole, or not at all, beside the old one
+        problem = errno.EACCES
+    if problem is not None:
+        raise OSError(problem, os.strerror(problem), str(path))

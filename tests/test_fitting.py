@@ -307,6 +307,10 @@ def test_early_stopping_restores_the_best_parameters():
     seen = []
 
     class Planned(EarlyStopping):
+        def on_fit_begin(self, training):
+            training.history["planned"] = []
+            super().on_fit_begin(training)
+
         def on_epoch_end(self, training):
             seen.append(dict(training.model.parameters))
             training.history["planned"] = values[: training.epoch]
@@ -392,6 +396,90 @@ def test_ctrl_c_at_any_moment_leaves_a_model_that_trains_on():
     assert len(quiet(model, x, y)["loss"]) == 1 and np.isfinite(model.predict(x)).all()
 
 
+def test_an_update_that_is_not_finite_is_taken_back():
+    x, y = data()
+    model = many_to_one()
+    before = dict(model.parameters)
+    with pytest.raises(FloatingPointError, match=r"2.weight would become infinite or NaN in step 1 of epoch 1; the p"):
+        quiet(model, x * 1e4, y * 1e15, optimizer=cylstm.SGD(lr=1e30))
+    for name, value in before.items():
+        np.testing.assert_array_equal(model.parameters[name], value)
+
+
+def test_large_parameters_are_finite():
+    """Of float64: their squares are not."""
+    model = cylstm.Sequential([cylstm.Dense(1, 1, rng=0, dtype="float64")])
+    model.load_state_dict({"0.weight": np.array([[1e-3]]), "0.bias": np.array([1e200])})
+    rows = np.ones((2, 1))
+    history = quiet(model, rows, rows * 1e200, optimizer=cylstm.SGD(lr=0.5))
+    assert history["loss"] == [0.0]
+
+
+# The optimiser -------------------------------------------------------------------------------------------------------
+
+
+def raise_error(training):
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"epochs": -1}, ValueError),
+        ({"rng": "seed"}, TypeError),
+        ({"resume": "missing"}, FileNotFoundError),
+        ({"callbacks": [Recorder("on_fit_begin", raise_error)]}, ZeroDivisionError),
+        ({"loss": lambda *arguments, **options: raise_error(None)}, ZeroDivisionError),
+        ({"metrics": [lambda *arguments, **options: raise_error(None)]}, ZeroDivisionError),
+    ],
+    ids=["epochs", "rng", "resume", "callback", "loss", "metric"],
+)
+def test_an_optimiser_is_not_bound_by_a_fit_that_made_no_step(options, error):
+    x, y = data()
+    optimizer, fresh = cylstm.Adam(), cylstm.Adam()
+    with pytest.raises(error):
+        quiet(many_to_one(), x, y, optimizer=optimizer, **options)
+    assert optimizer.layers is None and optimizer.steps == 0
+    models = [many_to_one(), many_to_one()]
+    for model, of_it in zip(models, (optimizer, fresh), strict=True):
+        quiet(model, x, y, optimizer=of_it)
+    assert_same_parameters(*models)
+
+
+def test_an_optimiser_stays_bound_by_a_fit_that_made_a_step():
+    model, optimizer = many_to_one(), cylstm.Adam()
+    with pytest.raises(ZeroDivisionError):
+        quiet(model, *data(), optimizer=optimizer, callbacks=[Recorder("on_batch_end", raise_error)])
+    assert optimizer.layers == [model] and optimizer.steps == 1
+    with pytest.raises(ZeroDivisionError):  # nor does one that was bound before forget it
+        quiet(model, *data(), optimizer=optimizer, callbacks=[Recorder("on_fit_begin", raise_error)])
+    assert optimizer.layers == [model] and optimizer.steps == 1
+
+
+@pytest.mark.parametrize("tbptt", [None, 4])
+def test_a_batch_without_a_valid_step_makes_no_step(tbptt):
+    x, y = data(steps=True)
+    lengths = np.where(np.arange(N) < 8, T, 0)  # those of the first batch
+    model, expected = many_to_many(), many_to_many()
+    first, second = (cylstm.AdamW(lr=0.1) for _ in range(2))
+    options = {"batch_size": 8, "shuffle": False, "tbptt": tbptt, "metrics": ["mae"]}
+    history = quiet(model, x, y, lengths=lengths, optimizer=first, **options)
+    assert history == quiet(expected, x[:8], y[:8], optimizer=second, **options)
+    assert first.steps == (1 if tbptt is None else 2)
+    assert_same_parameters(model, expected)
+
+
+def test_a_chunk_that_the_model_masks_hands_its_states_on_and_makes_no_step():
+    x, y = data(steps=True)
+    x[:, 2:4] = 0.0
+    model = cylstm.Sequential([cylstm.Masking(), *many_to_many().layers])
+    expected, optimizer = many_to_many(), cylstm.Adam()
+    quiet(model, x, y, tbptt=2, batch_size=N, shuffle=False, optimizer=optimizer)
+    quiet(expected, np.delete(x, (2, 3), 1), np.delete(y, (2, 3), 1), tbptt=2, batch_size=N, shuffle=False)
+    assert optimizer.steps == 2
+    assert_same_parameters(cylstm.Sequential(model.layers[1:]), expected)
+
+
 # Checkpoints ---------------------------------------------------------------------------------------------------------
 
 
@@ -466,6 +554,42 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, message):
     options = {"model": many_to_one(), "y": y} | change
     with pytest.raises(ValueError, match=f"run does not fit this training: .*{message}"):
         quiet(options.pop("model"), x, options.pop("y"), callbacks=[Checkpoint(path)], resume=path, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "mae"}, "its loss is 'mse', but 'mae' is given"),
+        ({"metrics": ["rmse"]}, r"its history is \['loss', 'mae', 'lr'\], but \['loss', 'rmse', 'lr'\] is given"),
+        ({"validation_split": 0.5}, r"but \['loss', 'mae', 'val_loss', 'val_mae', 'lr'\] is given"),
+        ({"batch_size": 8}, "its batch_size is 11, but 8 is given"),
+        ({"tbptt": 3}, "its tbptt is 2, but 3 is given"),
+        ({"stateful": True, "tbptt": None}, "its tbptt is 2, but None is given; its stateful is False, but True is"),
+        ({"epochs": 1}, "it has 2 epochs, but epochs=1 is given"),
+        ({"dtype": "float64"}, "its dtype is 'float32', but 'float64' is given"),
+    ],
+)
+def test_a_checkpoint_of_other_arguments_is_refused(tmp_path, change, message):
+    path = tmp_path / "run"
+    x, y = data(steps=True)
+    options = {"epochs": 2, "metrics": ["mae"], "batch_size": 11, "tbptt": 2, "shuffle": False,
+               "callbacks": [Checkpoint(path)]}  # fmt: skip
+    quiet(cylstm.Sequential([cylstm.RNN(F, 1, rng=0)]), x, y, **options)
+    options |= change
+    model = cylstm.Sequential([cylstm.RNN(F, 1, rng=0, dtype=options.pop("dtype", "float32"))])
+    before = dict(model.parameters)
+    with pytest.raises(ValueError, match=f"run does not fit this training: .*{message}"):
+        quiet(model, x, y, resume=path, **options)
+    assert all(model.parameters[name] is value for name, value in before.items())
+
+
+def test_a_checkpoint_needs_a_directory_before_training(tmp_path):
+    for path in (tmp_path / "missing" / "run", tmp_path):
+        model = many_to_one()
+        before = dict(model.parameters)
+        with pytest.raises(OSError, match=str(path)):
+            quiet(model, *data(), callbacks=[Checkpoint(path)])
+        assert all(model.parameters[name] is value for name, value in before.items())
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
@@ -545,6 +669,19 @@ def test_stateful_training_is_truncated_back_propagation_over_the_whole():
 
 _X, _Y = data()
 _YS = data(steps=True)[1]
+_LATE = np.where(np.arange(N) < N - 1, 1.0, -1.0)  # wrong in the last row
+
+
+def classifier():
+    return cylstm.Sequential([cylstm.GRU(F, 5, rng=1), cylstm.Last(), cylstm.Dense(5, 2, rng=2, activation="softmax")])
+
+
+def _repeating():
+    return cylstm.Sequential([cylstm.GRU(F, 5, rng=1), cylstm.Last(), cylstm.Repeat(T), cylstm.Dense(5, 1, rng=2)])
+
+
+def _half(*arguments, **options):
+    return "0,5"
 
 
 @pytest.mark.parametrize(
@@ -571,6 +708,49 @@ _YS = data(steps=True)[1]
         ({"validation_split": 0.5, "validation_data": (_X, _Y)}, ValueError, "both given"),
         ({"validation_data": _X}, ValueError, "validation_data is a ndarray, expected a tuple"),
         ({"validation_data": (_X, _Y[1:])}, ValueError, "validation_data: y has shape"),
+        ({"validation_data": (_X,)}, ValueError, r"validation_data is a tuple of 1, expected a tuple \(x, y\)"),
+        ({"validation_data": (_X, _YS)}, ValueError, "validation_data: target has shape"),
+        ({"validation_data": (_X, _Y, _LATE)}, ValueError, "validation_data: sample_weight has values from -1"),
+        ({"loss": functools.partial(losses.huber, delta=2), "y": _Y[:, 0], "batch_size": 4}, ValueError, "target has"),
+        ({"metrics": ["accuracy"], "loss": _half, "y": _YS}, ValueError, "target has shape"),
+        ({"sample_weight": _LATE, "batch_size": 4, "shuffle": False}, ValueError, "sample_weight has values from -1"),
+        ({"sample_weight": _LATE * np.nan, "loss": _half}, ValueError, "sample_weight has values from nan"),
+        (
+            {
+                "model": classifier(), "y": 1 - _LATE.astype(int), "loss": "sparse_categorical_crossentropy",
+                "batch_size": 4, "shuffle": False,
+            },
+            ValueError,
+            "target has values from 0 to 2, expected 0 to classes - 1 = 1",
+        ),
+        (
+            {
+                "model": classifier(), "loss": "binary_crossentropy", "y": _X[:, 0, :2] > 0,
+                "validation_data": (_X, _X[:, 0, :2]),
+            },
+            ValueError,
+            "validation_data: target has values from .*, expected 0 to 1",
+        ),
+        ({"loss": lambda *_, **__: 1.0}, TypeError, r"loss <lambda> returned a float, expected a pair \(value, grad"),
+        ({"loss": lambda *_, **__: (1.0, None)}, TypeError, "loss <lambda> returned a NoneType for the gradient"),
+        (
+            {"loss": lambda *_, **__: (1.0, np.ones((N, 1)))},
+            TypeError,
+            r"returned \(22, 1\) of float64 for the gradient, expected an array \(22, 1\) of float32",
+        ),
+        ({"loss": lambda y_pred, *_, **__: (None, y_pred)}, TypeError, "loss <lambda> returned None, expected a num"),
+        ({"metrics": [_half]}, TypeError, "metric _half returned '0,5', expected a number"),
+        ({"resume": 3}, TypeError, "resume is 3, expected a string or a path"),
+        ({"model": cylstm.Dense(3, 1, rng=0)}, TypeError, "model is a Dense, expected a Sequential or"),
+        ({"callbacks": [EarlyStopping("val_mae")]}, ValueError, "monitor is 'val_mae', expected one of 'loss', 'lr'"),
+        (
+            {"optimizer": cylstm.SGD(lr=schedules.ReduceOnPlateau(0.1, monitor="acc")), "metrics": ["mae"]},
+            ValueError,
+            "monitor is 'acc', expected one of 'loss', 'mae', 'lr'",
+        ),
+        ({"shuffle": [np.arange(N)], "epochs": 2}, ValueError, "shuffle has 1 permutations, expected one for each"),
+        ({"model": _repeating(), "y": _YS, "tbptt": 3}, ValueError, r"makes \(22, 6, 1\) of \(22, 3, 3\), .* Repeat"),
+        ({"y": _Y * np.nan}, FloatingPointError, "look for such values in x or y"),
         ({"clip_norm": -1}, ValueError, "clip_norm is -1"),
         ({"clip_value": "1"}, TypeError, "clip_value is '1'"),
         ({"progress": 1}, TypeError, "progress is 1"),
@@ -596,8 +776,41 @@ def test_a_wrong_argument_is_named(options, error, message):
     model = options.pop("model")
     before = dict(model.parameters)
     with pytest.raises(error, match=message):
-        quiet(model, options.pop("x"), options.pop("y"), **options)
+        fitting.fit(model, options.pop("x"), options.pop("y"), **{"loss": "mse", "progress": False, "rng": 7} | options)
     assert all(model.parameters[name] is value for name, value in before.items())
+
+
+def test_targets_are_not_looked_at_before_training_where_they_do_not_count():
+    x, _ = data()
+    labels = np.where(np.arange(T) < 3, 1, -1) * np.ones((N, 1), int)
+    found = []
+    for masking, lengths in (([], [3] * N), ([cylstm.Masking(0.0)], None)):
+        layers = [cylstm.GRU(F, 5, rng=1), cylstm.Dense(5, 2, rng=2)]
+        model = cylstm.Sequential([*masking, *layers])
+        x_masked = x * (np.arange(T) < 3)[:, None]
+        found.append(quiet(model, x_masked, labels, loss=cross_entropy, lengths=lengths, validation_split=0.5))
+    assert found[0] == found[1]
+
+
+def test_targets_of_an_encoder_decoder_are_looked_at_where_they_count():
+    model = cylstm.EncoderDecoder([cylstm.GRU(F, 4, rng=0)], [cylstm.GRU(1, 4, rng=1), cylstm.Dense(4, 2, rng=2)])
+    x, y_in, labels = data()[0], np.ones((N, 4, 1)), np.where(np.arange(4) < 3, 1, -1) * np.ones((N, 1), int)
+    history = quiet(model, (x, y_in), labels, loss=cross_entropy, lengths=(None, [3] * N))
+    assert len(history["loss"]) == 1
+    with pytest.raises(ValueError, match="target has values from -1 to 1"):
+        quiet(model, (x, y_in), labels, loss=cross_entropy, lengths=(None, [3] * (N - 1) + [4]))
+
+
+def test_callbacks_and_schedules_name_a_wrong_monitor_or_path():
+    for kind in (EarlyStopping, functools.partial(schedules.ReduceOnPlateau, 0.1)):
+        with pytest.raises(TypeError, match="monitor is 3, expected a string"):
+            kind(monitor=3)
+    with pytest.raises(TypeError, match="path is 3, expected a string or a path"):
+        Checkpoint(3)
+
+
+def test_metrics_may_be_none():
+    assert list(quiet(many_to_one(), *data(), metrics=None)) == ["loss", "lr"]
 
 
 def test_fit_of_no_epoch_trains_nothing():
