@@ -61,7 +61,7 @@ class Layer:
     """
 
     dtype = _read_only("dtype", "numpy.dtype of the parameters and of every array; None of a layer without parameters")
-    trainable = True
+    _trainable = True
 
     def __init__(self, shapes, dtype, arguments, arrays):
         self._shapes = shapes
@@ -76,6 +76,15 @@ class Layer:
     def parameters(self):
         """Mapping of name to read-only ndarray: a snapshot, which a later change does not touch."""
         return self._store.snapshot.arrays
+
+    @property
+    def trainable(self):
+        """Whether an optimiser may change the parameters; may be set at any time, and pickle and copies keep it."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        self._trainable = value
 
     def _trainable_names(self):
         """The names of the parameters that an optimiser may change; a container asks its layers."""

@@ -13,6 +13,7 @@ References
    clipped and when they are divided by their sum), https://keras.io/api/losses/probabilistic_losses/
 """
 
+import functools
 import math
 
 import numpy as np
@@ -32,6 +33,18 @@ __all__ = [
 ]
 
 
+def _quiet(loss):
+    """The loss without NumPy's warnings: one that overflows is infinite, and its gradient infinite or NaN."""
+    quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")(loss)  # quicker than a with statement
+
+    @functools.wraps(loss)
+    def own(*args, **kwargs):  # a function of this module, so that doctest finds it
+        return quiet(*args, **kwargs)
+
+    return own
+
+
+@_quiet
 def mse(y_pred, target, sample_weight=None, lengths=None, *, mask=None, batch_first=False):
     """Mean squared error.
 
@@ -65,7 +78,8 @@ def mse(y_pred, target, sample_weight=None, lengths=None, *, mask=None, batch_fi
             value = sum w (y_pred - target)^2 / (features * sum w)
 
         A weight of 2 counts as two copies of its position, a weight of 0 as if it were not there. With no valid
-        position, or no feature, the value and the gradient are zero. The sum is taken in float64.
+        position, or no feature, the value and the gradient are zero. The sum is taken in float64. Where it overflows
+        the value is infinite or NaN, without a warning.
     gradient : ndarray, shaped like ``y_pred`` and of its dtype
         d value / d y_pred = 2 w (y_pred - target) / (features * sum w); exactly zero where w is, whatever the arrays
         hold there (NaN too).
@@ -87,6 +101,7 @@ def mse(y_pred, target, sample_weight=None, lengths=None, *, mask=None, batch_fi
     return positions.mean_and_gradient(error * error, 2 * error, error.shape[-1])
 
 
+@_quiet
 def mae(y_pred, target, sample_weight=None, lengths=None, *, mask=None, batch_first=False):
     """Mean absolute error.
 
@@ -117,6 +132,7 @@ def mae(y_pred, target, sample_weight=None, lengths=None, *, mask=None, batch_fi
     return positions.mean_and_gradient(np.abs(error), np.sign(error), error.shape[-1])
 
 
+@_quiet
 def huber(y_pred, target, sample_weight=None, lengths=None, *, delta=1.0, mask=None, batch_first=False):
     """Huber's loss: half the square of a small error, linear in a large one [1]_.
 
@@ -157,6 +173,7 @@ def huber(y_pred, target, sample_weight=None, lengths=None, *, delta=1.0, mask=N
     return positions.mean_and_gradient(clipped * (error - 0.5 * clipped), clipped, error.shape[-1])
 
 
+@_quiet
 def binary_crossentropy(
     y_pred,
     target,
@@ -173,7 +190,7 @@ def binary_crossentropy(
     Parameters
     ----------
     y_pred : ndarray, shape (..., features)
-        float32 or float64: probabilities, or logits if ``from_logits``.
+        float32 or float64: probabilities, or logits if ``from_logits``. NaN makes the value NaN.
     target : array_like, shaped like ``y_pred``
         0 to 1, of any real dtype or bool.
     sample_weight, lengths, mask, batch_first
@@ -181,7 +198,8 @@ def binary_crossentropy(
     from_logits : bool, default False
         Whether ``y_pred`` has yet to go through a sigmoid. That is the more exact way, and needs no ``eps``.
     eps : float, default 1e-7
-        Probabilities are taken as at least ``eps`` and at most 1 - ``eps``, as Keras does [2]_.
+        Probabilities are taken as at least ``eps`` and at most 1 - ``eps``, as Keras does [2]_; but what is beyond
+        [0, 1] by more than 1e-3, which Keras clips too, is refused: these are logits.
 
     Returns
     -------
@@ -199,7 +217,8 @@ def binary_crossentropy(
     TypeError
         As :func:`mse`.
     ValueError
-        If a shape, a target, a weight or a length is wrong, or ``eps`` so small that 1 - ``eps`` is 1.
+        If a shape, a target, a weight or a length is wrong, probabilities are beyond [0, 1], or ``eps`` is so small
+        that 1 - ``eps`` is 1.
 
     Examples
     --------
@@ -223,12 +242,14 @@ def binary_crossentropy(
         loss = above - z * t + np.log1p(e)
         gradient = np.exp(z - above) / (1 + e) - t
     else:
+        positions.need_probabilities(1.0)
         p = _clipped(positions.y_pred, eps)
         loss = -(t * np.log(p) + (1 - t) * np.log1p(-p))
         gradient = (p - t) / (p * (1 - p)) * (p == positions.y_pred)
     return positions.mean_and_gradient(loss, gradient, t.shape[-1])
 
 
+@_quiet
 def categorical_crossentropy(
     y_pred,
     target,
@@ -245,7 +266,7 @@ def categorical_crossentropy(
     Parameters
     ----------
     y_pred : ndarray, shape (..., classes)
-        float32 or float64: probabilities, or logits if ``from_logits``.
+        float32 or float64: probabilities, or logits if ``from_logits``. NaN makes the value NaN.
     target : array_like, shaped like ``y_pred``
         The probability of each class (one-hot, for one), not negative and with a sum of 1 within 1e-3.
     sample_weight, lengths, mask, batch_first
@@ -254,7 +275,7 @@ def categorical_crossentropy(
         Whether ``y_pred`` has yet to go through a softmax. That is the more exact way, and needs no ``eps``.
     eps : float, default 1e-7
         Probabilities are divided by their sum, s, and then taken as at least ``eps`` and at most 1 - ``eps``, as Keras
-        does [2]_.
+        does [2]_; but what is below 0 by more than 1e-3, which Keras takes too, is refused: these are logits.
 
     Returns
     -------
@@ -274,8 +295,8 @@ def categorical_crossentropy(
     TypeError
         As :func:`mse`.
     ValueError
-        If a shape, a target, a weight or a length is wrong, there is no class, or ``eps`` is so small that 1 - ``eps``
-        is 1.
+        If a shape, a target, a weight or a length is wrong, there is no class, probabilities are below 0, or ``eps``
+        is so small that 1 - ``eps`` is 1.
 
     Examples
     --------
@@ -302,6 +323,7 @@ def categorical_crossentropy(
     return _of_probabilities(positions, at, q.reshape(-1)[at], eps)
 
 
+@_quiet
 def sparse_categorical_crossentropy(
     y_pred,
     target,
@@ -470,11 +492,12 @@ class Positions:
             raise ValueError(f"target has shape {array.shape}, expected {(*axes,)}, one class each{hint}")
         if array.dtype.kind not in "iu" and array.size:
             raise TypeError(f"target is of dtype {array.dtype}, expected integers, one class each{hint}")
-        label = self._pick(array).astype(np.intp, copy=False)
+        given = self._pick(array)
+        label = given.astype(np.intp, copy=False)
         # unsigned, so that a negative one is large
         if np.maximum.reduce(label.view(np.uintp), None, initial=0) >= classes:
             raise ValueError(
-                f"target has values from {label.min()} to {label.max()}, expected 0 to classes - 1 = {classes - 1}"
+                f"target has values from {given.min()} to {given.max()}, expected 0 to classes - 1 = {classes - 1}"
             )
         return label
 
@@ -482,6 +505,16 @@ class Positions:
         """Refuse a ``y_pred`` without any class."""
         if self.shape[-1] == 0:
             raise ValueError(f"y_pred has shape {self.shape}, expected at least one class on the last axis")
+
+    def need_probabilities(self, most):
+        """Refuse a ``y_pred`` that has, where positions count, less than 0 or more than ``most``; NaN passes."""
+        y = self.y_pred
+        # by 1e-3, which rounding does not reach
+        if np.minimum.reduce(y, None, initial=0) < -1e-3 or np.maximum.reduce(y, None, initial=0) > most + 1e-3:
+            raise ValueError(
+                f"y_pred has values from {y.min()} to {y.max()}, expected probabilities; if these are logits, say "
+                "from_logits=True"
+            )
 
     def mean(self, loss, parts):
         """The weighted mean over positions, and over the ``parts`` of each: a float; sums are taken in float64.
@@ -598,6 +631,7 @@ def _of_probabilities(positions, at, q, eps):
 
     ``at`` indexes the flattened (position, class): what it leaves out is not looked at, so that 0 log 0 is 0.
     """
+    positions.need_probabilities(math.inf)  # they are divided by their sum
     y = positions.y_pred.reshape(-1, positions.shape[-1])
     y_sum = np.add.reduce(y, -1, keepdims=True)
     p = y / y_sum

@@ -5,6 +5,7 @@ arguments are means over the same.
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def accuracy(y_pred, target, sample_weight=None, lengths=None, *, mask=None, bat
     Returns
     -------
     float
-        Zero if no position counts.
+        Zero if no position counts. A position with NaN is wrong.
 
     Raises
     ------
@@ -49,9 +50,9 @@ def accuracy(y_pred, target, sample_weight=None, lengths=None, *, mask=None, bat
     if positions.shape[-1] == 1:
         one = target if np.shape(target) == positions.shape else np.expand_dims(target, -1)
         return _share_alike(positions, one, 0.5)
-    given = positions.y_pred.argmax(axis=-1)
+    given = _classes(positions.y_pred)
     if np.shape(target) == positions.shape:
-        return positions.mean(given == positions.like(target).argmax(axis=-1), 1)
+        return positions.mean(given == _classes(positions.like(target)), 1)
     return positions.mean(given == positions.labels(target, f", or {positions.shape}"), 1)
 
 
@@ -74,7 +75,7 @@ def binary_accuracy(
     Returns
     -------
     float
-        Zero if no position counts.
+        Zero if no position counts. An element that is NaN is wrong.
 
     Raises
     ------
@@ -144,11 +145,18 @@ def combine(metric, values, weights):
     float
         Zero if there is no weight.
 
+    Raises
+    ------
+    ValueError
+        If there are not as many weights as values.
+
     Examples
     --------
     >>> combine(mse, [1.0, 4.0], [2.0, 1.0]), combine(rmse, [1.0, 2.0], [2.0, 1.0]) == math.sqrt(2)
     (2.0, True)
     """
+    if len(values) != len(weights):
+        raise ValueError(f"weights has {len(weights)} entries, expected {len(values)}, one per value")
     power = 2 if metric is rmse else 1
     total = math.fsum(weights)
     summed = math.fsum(w * v**power for v, w in zip(values, weights, strict=True) if w)
@@ -199,14 +207,14 @@ def by_name(metrics):
     ValueError
         If there is none of a name, or two have the same one.
     TypeError
-        If ``metrics`` is a string.
+        If ``metrics`` is a string, or no list.
 
     Examples
     --------
     >>> list(by_name(["accuracy", mae]))
     ['accuracy', 'mae']
     """
-    if isinstance(metrics, str):
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
         raise TypeError(f"metrics is {metrics!r}, expected a list")
     found: dict = {}
     for metric in map(get, metrics):
@@ -220,7 +228,18 @@ def by_name(metrics):
 _BY_NAME = {metric.__name__: metric for metric in (accuracy, binary_accuracy, mae, mse, rmse)}
 
 
+def _classes(values):
+    """The class of each row, that of its largest number; of a row with NaN NaN, which equals no class."""
+    found = values.argmax(axis=-1)
+    low = np.minimum.reduce(values, None, initial=0)
+    if low != low:
+        return np.where(np.isnan(values).any(axis=-1), np.nan, found)
+    return found
+
+
 def _share_alike(positions, target, threshold):
     """The share of elements of which y_pred is above ``threshold`` where target is above a half."""
-    hits = (positions.y_pred > threshold) == (positions.like(target) > 0.5)
+    y_pred, target = positions.y_pred, positions.like(target)
+    # NaN is on neither side
+    hits = np.where(target > 0.5, y_pred > threshold, y_pred <= threshold) & (target == target)
     return positions.mean(hits, hits.shape[-1])

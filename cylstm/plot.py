@@ -239,6 +239,8 @@ def _subplots(ax, panels, row_height):
         )
         return figure, list(axes[:, 0])
     axes = list(np.ravel(ax))
+    if not all(hasattr(axis, "figure") for axis in axes):
+        raise TypeError(f"ax is {ax!r}, expected matplotlib Axes, or a list of them")
     if len(axes) != len(panels):
         raise ValueError(f"ax has {len(axes)} axes, expected {len(panels)}: {', '.join(panels)}")
     return axes[0].figure, axes
@@ -269,7 +271,7 @@ def history(history, ax=None):
     Raises
     ------
     TypeError
-        If ``history`` is not a mapping.
+        If ``history`` is not a mapping with strings for names, or ``ax`` is no Axes.
     ValueError
         If it is empty, an entry is not a list of numbers, or there are more or fewer axes than needed.
     ImportError
@@ -286,6 +288,9 @@ def history(history, ax=None):
         raise TypeError(f"history is a {type(history).__name__}, expected a dict of lists, one value for each epoch")
     if not history:
         raise ValueError("history is empty, expected at least one list")
+    for name in history:
+        if not isinstance(name, str):
+            raise TypeError(f"history has the name {name!r}, expected strings")
     panels: dict[str, list] = {}
     for name in sorted(history, key=lambda name: not name.endswith("loss")):  # losses first; a sort is stable
         metric = "loss" if name.endswith("loss") else name.removeprefix("val_")

@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import uuid
+import zlib
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from . import validation
 
 FORMAT_VERSION = 1
 
-_KEY = "cylstm"  # the one entry of ours among the file's metadata
+_KEY = "cylstm"  # our text among the file's metadata
+_CHECKSUM = "crc32"  # that of our text and of the arrays
 
 # The classes that a file may name, all among cylstm's. One that is made of other layers has _parts and _from_parts.
 _CLASSES = (
@@ -37,7 +39,10 @@ _FOREIGN = {
 
 def save(layer, path):
     """What :meth:`cylstm.layers.Layer.save` does."""
-    write_file(path, layer.parameters, {"architecture": _architecture(layer)})
+    try:
+        write_file(path, layer.parameters, {"architecture": _architecture(layer)})
+    except RecursionError:  # whose repr would be one too
+        raise ValueError("layers are within layers too deep for a file") from None
 
 
 def _architecture(layer):
@@ -90,8 +95,8 @@ def load(path):
     ...     cylstm.load(path)
     Sequential([LSTM(3, 4), Last(), ('out', Dense(4, 2))])
     """
+    path = validation.path("path", path)
     arrays, metadata = read_file(path)
-    path = os.fspath(path)
     if "architecture" not in metadata:
         raise ValueError(f"{path} is not the file of a model: its metadata have {', '.join(metadata) or 'nothing'}")
     try:
@@ -199,15 +204,24 @@ def write_file(path, arrays, metadata):
     from safetensors import SafetensorError
     from safetensors.numpy import save
 
-    path = os.path.realpath(os.fspath(path))
+    path = os.path.realpath(validation.path("path", path))
     _check_kind(path, missing_ok=True)
     text = json.dumps({"version": FORMAT_VERSION, **metadata})
     arrays = {name: validation.contiguous(name, np.asarray(value)) for name, value in arrays.items()}
     try:
-        content = save(arrays, {_KEY: text})
-    except SafetensorError as error:
+        content = save(arrays, {_KEY: text, _CHECKSUM: _checksum(text, arrays)})
+    except (SafetensorError, TypeError) as error:  # TypeError: an array of objects has no bytes
         raise ValueError(f"{path} can not be written: {error}") from None
     _replace(path, content)
+
+
+def _checksum(text, arrays):
+    """What tells a damaged file: the CRC-32 of the text, then of the arrays in the order of their names, in hex."""
+    value = zlib.crc32(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        value = zlib.crc32(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8), value)
+    return f"{value:08x}"
 
 
 def _replace(path, content):
@@ -254,7 +268,7 @@ def read_file(path):
     """
     from safetensors import SafetensorError, safe_open
 
-    path = os.fspath(path)
+    path = validation.path("path", path)
     _check_kind(path)
     with open(path, "rb") as file:
         start = file.read(8)
@@ -265,10 +279,13 @@ def read_file(path):
             metadata = _metadata(path, file)
             validation.memory(f"the arrays of {path}", os.path.getsize(path))
             arrays = {name: _array(path, file, name) for name in file.keys()}  # noqa: SIM118, no mapping
+            said = file.metadata()
     except SafetensorError as error:
         kinds = [words for first, words in _FOREIGN.items() if start.startswith(first)]
         what = f"is {kinds[0]}, expected" if kinds else f"is damaged, or not a safetensors file ({error}): expected"
         raise ValueError(f"{path} {what} a file of cylstm") from None
+    if said.get(_CHECKSUM) != _checksum(said[_KEY], arrays):
+        raise ValueError(f"{path} is damaged: its checksum is not that of what it holds")
     return arrays, metadata
 
 

@@ -35,12 +35,13 @@ class _Optimizer:
     """The layers, the moments of each parameter, and the step over both; a subclass is one rule.
 
     It has ``_rule``, a rule of ``updates.pxi``; ``_moments``, the names of that rule's moments, None for one it does
-    without; ``_numbers(steps, lr)``, that rule's numbers for step ``steps`` of a parameter, counted from 1; and
-    ``_arguments``, the names of what ``repr`` shows beside ``lr``.
+    without; ``_squares``, those of them that are means of squares; ``_numbers(steps, lr)``, that rule's numbers for
+    step ``steps`` of a parameter, counted from 1; and ``_arguments``, the names of what ``repr`` shows beside ``lr``.
     """
 
     _rule: str
     _moments: tuple[str | None, ...]
+    _squares: tuple[str, ...] = ()
     _arguments: tuple[str, ...]
 
     def __init__(self, layers, lr):
@@ -192,10 +193,14 @@ class _Optimizer:
         RuntimeError
             If the optimiser has no layers yet.
         ValueError, TypeError
-            If names are missing or unexpected (both are listed), or a shape, a dtype or a number is wrong; nothing is
-            changed then.
+            If names are missing or unexpected (both are listed), or a shape, a dtype or a number is wrong, such as a
+            moment that is not finite or a mean of squares below 0; nothing is changed then.
         """
         self._bound()
+        self._load(state_dict, validation.finite_array)
+
+    def _load(self, state_dict, check):
+        """``load_state_dict`` with ``check(name, moment, least)`` of each moment."""
         given = validation.entries("state", state_dict, self._state(), f"this {type(self).__name__}")
         steps = validation.size("steps", given["steps"], 0)
         loaded = []
@@ -206,6 +211,7 @@ class _Optimizer:
                 for moment, array in zip(self._moments, moments, strict=True):
                     if moment is not None:
                         array[...] = validation.floats(key + moment, given[key + moment], slot.shape, slot.dtype)
+                        check(key + moment, array, 0 if moment in self._squares else -math.inf)
                 loaded.append((slot, validation.size(key + "steps", given[key + "steps"], 0), tuple(moments)))
         self.schedule.load_state_dict({name: given[name] for name in self.schedule.state_dict()})
         self.steps = steps
@@ -222,7 +228,7 @@ class _Optimizer:
         self.layers = None
         if layers is not None:
             self.bind(layers)
-            self.load_state_dict(of_layers)
+            self._load(of_layers, lambda *_: None)  # a copy of an optimiser that has overflowed is one too
 
 
 class SGD(_Optimizer):
@@ -336,6 +342,7 @@ class RMSprop(_Optimizer):
     """
 
     _rule = "rmsprop"
+    _squares = ("v",)
     _arguments = ("alpha", "eps", "momentum", "centered")
 
     def __init__(self, layers=None, lr=1e-3, alpha=0.99, eps=1e-8, momentum=0.0, centered=False):
@@ -392,9 +399,8 @@ class Adam(_Optimizer):
 
     _rule = "adam"
     _moments = ("m", "v")
+    _squares = ("v",)
     _arguments: tuple[str, ...] = ("betas", "eps", "eps_hat")
-
-    weight_decay = 0.0
 
     def __init__(self, layers=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, eps_hat=False):
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
@@ -408,7 +414,7 @@ class Adam(_Optimizer):
         beta1, beta2 = self.betas
         root = math.sqrt(1 - beta2**steps)  # sqrt(v / root^2) + eps = (sqrt(v) + eps * root) / root
         eps = self.eps if self.eps_hat else self.eps * root
-        return 1 - lr * self.weight_decay, lr * root / (1 - beta1**steps), eps, beta1, beta2
+        return 1.0, lr * root / (1 - beta1**steps), eps, beta1, beta2
 
 
 class AdamW(Adam):
@@ -444,6 +450,10 @@ class AdamW(Adam):
     def __init__(self, layers=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, eps_hat=False):
         self.weight_decay = validation.number("weight_decay", weight_decay, 0, math.inf, high_open=True)
         super().__init__(layers, lr, betas, eps, eps_hat)
+
+    def _numbers(self, steps, lr):
+        _, *rest = super()._numbers(steps, lr)
+        return 1 - lr * self.weight_decay, *rest
 
 
 def clip_grad_norm(grads, max_norm):

@@ -14,6 +14,7 @@ import numpy as np
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
+NOT_NUMBERS = (type(None), str, bytes)
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 
 
@@ -49,7 +50,7 @@ def flag(name, value):
 
 def number(name, value, low, high, *, high_open=False):
     """A real number in [low, high], or [low, high) if ``high_open``."""
-    if isinstance(value, (str, bytes)):  # float("0.5") would pass
+    if isinstance(value, (*NOT_NUMBERS, bool, np.bool_)):  # float("0.5") and float(True) would pass
         raise TypeError(f"{name} is {value!r}, expected a number")
     try:
         x = float(value)
@@ -105,6 +106,7 @@ def memory(what, needed):
 
 def array(name, value, dtype):
     """A strict ndarray, of this dtype in native byte order; None: of float32 or float64."""
+    code = "" if " " in name else name  # advice is code, "dstate h" is none
     if type(value) is not np.ndarray:
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, which is not supported: fill it (and use lengths=)")
@@ -112,16 +114,16 @@ def array(name, value, dtype):
             wanted = "float32 or float64" if dtype is None else dtype
             raise TypeError(
                 f"{name} is a {type(value).__name__}, expected a {wanted} ndarray: "
-                f"use np.asarray({name}, dtype='{FLOATS[0] if dtype is None else dtype}')"
+                f"use np.asarray({code or '...'}, dtype='{FLOATS[0] if dtype is None else dtype}')"
             )
         value = np.asarray(value)
     found = value.dtype
     if dtype is None:
         if found not in FLOATS:
-            raise TypeError(f"{name} is of dtype {found}, expected float32 or float64: use {name}.astype('float32')")
+            raise TypeError(f"{name} is of dtype {found}, expected float32 or float64: use {code}.astype('float32')")
         return value
     if found is not dtype and (found != dtype or not found.isnative):
-        raise TypeError(f"{name} is of dtype {found}, expected {dtype}: use {name}.astype('{dtype}')")
+        raise TypeError(f"{name} is of dtype {found}, expected {dtype}: use {code}.astype('{dtype}')")
     return value
 
 
@@ -252,8 +254,11 @@ def numbers(name, value):
         raise TypeError(f"{name} is a masked array, which is not supported: fill it (and use lengths=)")
     try:
         found = np.asarray(value)
-        if found.dtype == object and found.ndim:
+        # astype would take None for NaN, and "1" for 1
+        if found.dtype == object and found.ndim and not any(isinstance(part, NOT_NUMBERS) for part in found.flat):
             found = found.astype(np.float64)
+    except OverflowError:
+        raise ValueError(f"{name} has values too large for float64") from None
     except (TypeError, ValueError):
         raise ValueError(
             f"{name} is not an array of numbers: sequences of different lengths are padded, and lengths= tells how long"
@@ -278,6 +283,14 @@ def cast(name, value, dtype):
     if dtype.kind == "i" and value.dtype.kind == "f" and not (found == value).all():
         raise ValueError(f"{name} has {value[found != value][0]}, expected integers")
     return found
+
+
+def finite_array(name, value, least=-math.inf):
+    """Neither NaN nor infinity, and nothing below ``least``."""
+    low, high = value.min(initial=0), value.max(initial=0)
+    if not (least <= low and -math.inf < low and high < math.inf):  # written so that NaN fails
+        words = "" if least == -math.inf else f" of at least {least}"
+        raise ValueError(f"{name} has values from {low} to {high}, expected finite numbers{words}")
 
 
 def integers(name, value):

@@ -519,6 +519,11 @@ def test_a_copy_of_a_layer_does_not_change_with_it(make, duplicate):
     assert_same_bits(output(twin), before)
 
 
+@every_layer
+def test_help_says_what_trainable_is(make):
+    assert "an optimiser" in type(make()).trainable.__doc__
+
+
 @copies
 @every_layer
 def test_a_copy_is_as_trainable_as_the_layer(make, duplicate):

@@ -486,6 +486,35 @@ def test_batches_averaged_by_their_total_weight_are_one_batch(loss):
     assert metrics.combine(loss, values, totals) == pytest.approx(loss(y, target, weight)[0], rel=1e-14)
 
 
+# Overflow -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("loss", "y", "target"),
+    [
+        (losses.mse, [[1e30]], [[0.0]]),
+        (losses.mse, [[0.0]], [[1e300]]),
+        (losses.mae, [[3e38]], [[-3e38]]),
+        (partial(losses.huber, delta=1e30), [[1e30]], [[0.0]]),
+        (sparse_from_logits, [[3e38, -3e38]], [1]),
+        (categorical_from_logits, [[3e38, -3e38]], [[0, 1]]),
+    ],
+    ids=["square", "target", "difference", "huber", "class", "classes"],
+)
+def test_a_loss_that_overflows_is_infinite_without_a_warning(loss, y, target):
+    value, dy = loss(np.array(y, np.float32), target)
+    assert value == math.inf
+    assert value.dtype == dy.dtype == np.float32
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_has_no_value_is_nan_without_a_warning():
+    assert math.isnan(losses.sparse_categorical_crossentropy(np.zeros((1, 2)), [0])[0])
+    assert math.isnan(binary_from_logits(np.array([[math.inf]]), [[0]])[0])
+    assert math.isnan(losses.mse(np.array([[math.inf]]), [[math.inf]])[0])
+
+
 # Metrics ------------------------------------------------------------------------------------------
 
 
@@ -515,6 +544,16 @@ def test_binary_accuracy_counts_elements():
     assert metrics.binary_accuracy(y, [[0, 0, 1], [0, 1, 1]], sample_weight=[3, 1]) == (3 * 1 + 2) / 12
 
 
+def test_nan_is_wrong_whatever_the_class():
+    y = np.array([[np.nan, np.nan], [0.9, np.nan], [0.1, 0.9]])
+    assert metrics.accuracy(y, [0, 1, 1]) == 1 / 3
+    assert metrics.accuracy(y, [[1, 0], [0, 1], [0, 1]]) == 1 / 3
+    assert metrics.accuracy(y, [[np.nan, np.nan], [0, 1], [0, np.nan]]) == 0
+    assert metrics.accuracy(y[:, 1:], [0, 0, 1]) == 1 / 3
+    assert metrics.binary_accuracy(y, [[0, 0], [1, 0], [0, np.nan]]) == 2 / 6
+    assert metrics.accuracy(y, [0, 1, 1], sample_weight=[0, 0, 1]) == 1
+
+
 @pytest.mark.parametrize("metric", [metrics.mse, metrics.mae, metrics.rmse, metrics.binary_accuracy, metrics.accuracy])
 @every_way
 def test_a_metric_is_over_the_valid_steps_alone_and_a_float(metric, options, valid):
@@ -542,6 +581,8 @@ def test_combined_batches_are_one_batch(metric):
     assert metrics.combine(metric, values, [2, 3]) == pytest.approx(metric(y, target), rel=1e-14)
     assert metrics.combine(metric, [*values, math.nan], [2, 3, 0]) == pytest.approx(metric(y, target), rel=1e-14)
     assert metrics.combine(metric, [], []) == 0
+    with pytest.raises(ValueError, match=r"^weights has 2 entries, expected 1, one per value$"):
+        metrics.combine(metric, [1.0], [1.0, 2.0])
 
 
 # What is refused ----------------------------------------------------------------------------------
@@ -609,6 +650,35 @@ def test_binary_targets_are_from_zero_to_one(options, value):
 
 
 CLASSES = [losses.sparse_categorical_crossentropy, metrics.accuracy]
+
+
+def test_a_class_is_named_as_it_came():
+    with pytest.raises(ValueError, match=r"^target has values from 18446744073709551615 to 18446744073709551615, exp"):
+        losses.sparse_categorical_crossentropy(np.zeros((1, 2)), np.array([2**64 - 1], np.uint64))
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "target"),
+    [
+        (losses.binary_crossentropy, [[0.5], [5.0]], [[1], [1]]),
+        (losses.binary_crossentropy, [[0.5], [-0.1]], [[1], [1]]),
+        (losses.categorical_crossentropy, [[0.5, 0.5], [-1.0, 5.0]], [[1, 0], [1, 0]]),
+        (losses.sparse_categorical_crossentropy, [[0.5, 0.5], [-1.0, 5.0]], [1, 0]),
+    ],
+)
+def test_logits_are_no_probabilities_where_they_count(loss, y, target):
+    y = np.array(y, np.float32)
+    with pytest.raises(ValueError, match=r"^y_pred has values from -?[\d.]+ to [\d.]+, expected .* from_logits=True$"):
+        loss(y, target)
+    assert loss(y, target, mask=np.array([True, False]))[0] == pytest.approx(math.log(2))
+    y[0] = np.nan
+    assert np.isnan(loss(y, target)[0])
+
+
+def test_probabilities_may_be_beyond_one_by_what_rounding_does():
+    value, dy = losses.binary_crossentropy(np.array([[1 + 1e-4, -1e-4]]), [[1, 0]])
+    assert value == pytest.approx(1e-7, rel=1e-3)
+    assert not dy.any()
 
 
 @pytest.mark.parametrize("label", [-1, 4])
@@ -723,6 +793,12 @@ def test_options_out_of_range_are_refused(loss, options, message):
     y = np.full((2, 2), 0.5, np.float32)
     with pytest.raises(ValueError, match=message):
         loss(y, [0, 1] if loss is losses.sparse_categorical_crossentropy else y, **options)
+
+
+@pytest.mark.parametrize("given", [None, 3, "mae"])
+def test_metrics_come_as_a_list(given):
+    with pytest.raises(TypeError, match=r"^metrics is .*, expected a list$"):
+        metrics.by_name(given)
 
 
 def test_flags_are_bools():

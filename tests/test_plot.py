@@ -326,6 +326,7 @@ def test_a_history_is_drawn_on_axes_that_were_given():
     [
         ([1.0], TypeError, "history is a list, expected a dict of lists"),
         ({}, ValueError, "history is empty"),
+        ({3: [1.0]}, TypeError, "history has the name 3, expected strings"),
         ({"loss": 1.0}, ValueError, r"history\['loss'\] has shape \(\), expected one number for each epoch"),
         ({"loss": ["low"]}, ValueError, r"history\['loss'\] is \['low'\], expected a list of numbers"),
     ],
@@ -338,6 +339,12 @@ def test_wrong_histories_are_named(history, error, message):
 def test_too_few_axes_are_refused():
     with pytest.raises(ValueError, match="ax has 1 axes, expected 3: loss, accuracy, lr"):
         plot.history(HISTORY, plt.subplots()[1])
+
+
+@pytest.mark.parametrize("ax", [3, "ax", [None]])
+def test_what_are_no_axes_is_refused(ax):
+    with pytest.raises(TypeError, match=r"^ax is .*, expected matplotlib Axes"):
+        plot.history({"loss": [1.0]}, ax)
 
 
 # matplotlib -------------------------------------------------------------------------------------

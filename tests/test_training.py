@@ -516,7 +516,7 @@ def test_one_gradients_object_instead_of_a_list_is_refused(optimizer):
         (
             gradients(w=np.float32(1.0)),
             TypeError,
-            r"gradients\[1\] w is of dtype float32, expected float64",
+            r"gradients\[1\] w is of dtype float32, expected float64: use \.astype\('float64'\)$",
         ),
         ({"w": np.ones(1)}, TypeError, r"gradients\[1\] is a dict, expected Gradients"),
     ],
@@ -788,6 +788,8 @@ def test_moments_are_cast_from_any_float_dtype():
         ({"1.w.v": np.zeros(1)}, ValueError, "state names do not match this SGD; unexpected: 1.w.v"),
         ({"0.w.v": np.zeros(2)}, ValueError, r"0.w.v has shape \(2,\), expected \(1,\)"),
         ({"0.w.v": np.zeros(1, int)}, TypeError, "0.w.v is of dtype int64, expected a float dtype"),
+        ({"0.w.v": np.array([math.nan])}, ValueError, "0.w.v has values from nan to nan, expected finite numbers$"),
+        ({"0.w.v": np.array([-math.inf])}, ValueError, "0.w.v has values from -inf to 0.0, expected finite numbers$"),
         ({"0.w.steps": -1}, ValueError, "0.w.steps is -1, expected an integer of at least 0"),
         ({"steps": 1.5}, TypeError, "steps is 1.5, expected an integer"),
         ({"lr": -1.0}, ValueError, "lr is -1.0, expected a number in"),
@@ -801,6 +803,30 @@ def test_a_state_that_does_not_fit_is_refused_whole(change, error, message):
     with pytest.raises(error, match=message):
         optimizer.load_state_dict({key: value for key, value in given.items() if value is not None})
     assert optimizer.state_dict() == before
+
+
+def test_adam_has_no_weight_decay():
+    assert not hasattr(Adam, "weight_decay") and AdamW().weight_decay == 0.01
+
+
+@pytest.mark.parametrize("optimizer", [RMSprop, Adam, AdamW])
+def test_a_mean_of_squares_is_not_negative(optimizer):
+    optimizer = optimizer([layer_of(w=1.0)])
+    state = optimizer.state_dict() | {"0.w.v": np.array([-1.0])}
+    with pytest.raises(ValueError, match=r"^0\.w\.v has values from -1\.0 to 0\.0, expected finite .* at least 0$"):
+        optimizer.load_state_dict(state)
+
+
+def test_a_velocity_may_be_negative():
+    optimizer = SGD([layer_of(w=1.0)], momentum=0.5)
+    optimizer.load_state_dict(optimizer.state_dict() | {"0.w.v": np.array([-1.0])})
+    assert optimizer.state_dict()["0.w.v"] == -1
+
+
+def test_a_copy_of_an_optimiser_that_has_overflowed_is_one_too():
+    optimizer = Adam([Dense(1, 1, bias=False)])
+    optimizer.step([gradients(weight=np.full((1, 1), 1e30, np.float32))])
+    assert copy.deepcopy(optimizer).state_dict()["0.weight.v"] == math.inf
 
 
 # Clipping -----------------------------------------------------------------------------------------

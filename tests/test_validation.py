@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm import LSTM, Dense, Stream, Tape
+from cylstm import LSTM, Dense, Stream, Tape, validation
 
 T, B, I, H, L = 5, 2, 3, 4, 2  # of the world below  # noqa: E741
 SECONDS = 1.0  # a refusal takes microseconds; allocating or touching what is refused here takes far longer
@@ -697,3 +697,34 @@ def test_a_number_of_layers_that_no_machine_could_hold_is_refused_at_once():
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=limit)
     assert re.search("these parameters " + GB, done.stdout), done.stderr
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+@rows(
+    ("None", lambda w: validation.numbers("x", [[None], [1.0]]), TypeError, "x is of dtype object, expected numbers"),
+    ("text", lambda w: validation.numbers("x", np.array([1, "2"], object)), TypeError, "x is of dtype object"),
+    ("too large", lambda w: validation.numbers("x", [[10**400]]), ValueError, "x has values too large for float64"),
+    ("a list in it", lambda w: validation.numbers("x", np.array([1, [2]], object)), ValueError, "x is not an array of"),
+    ("True", lambda w: validation.number("lr", True, 0, 1), TypeError, "lr is True, expected a number"),
+    ("True of NumPy", lambda w: validation.number("lr", np.True_, 0, 1), TypeError, "lr is .*True"),
+    ("Dropout(True)", lambda w: cylstm.Dropout(True), TypeError, "p is True, expected a number"),
+    ("SGD(lr=True)", lambda w: cylstm.SGD(lr=True), TypeError, "lr is True"),
+)
+def test_what_is_no_number_is_refused(world, call, error, pattern):
+    assert_refused(world, call, error, pattern)
+
+
+def test_numbers_of_python_are_numbers():
+    found = validation.numbers("x", np.array([1, 2.5, True, 2**70], object))
+    assert found.dtype == np.float64
+    assert found.tolist() == [1.0, 2.5, 1.0, 2.0**70]
+
+
+def test_advice_is_code_or_names_nothing():
+    state = (zeros(L, B, H).astype("f8"), zeros(L, B, H))
+    with pytest.raises(TypeError, match=r"^state h is of dtype float64, expected float32: use \.astype\('float32'\)$"):
+        LSTM(I, H, L).forward(zeros(T, B, I), state)
+    with pytest.raises(TypeError, match=r"^state h is a list, .* use np\.asarray\(\.\.\., dtype='float32'\)$"):
+        LSTM(I, H, L).forward(zeros(T, B, I), ([], []))
