@@ -213,7 +213,7 @@ class Training:
         """Note what the epoch came to."""
         logs = self._means() | {f"val_{name}": value for name, value in validated.items()}
         schedule = self.optimizer.schedule
-        logs["lr"] = schedule(max(self.optimizer.steps - 1, 0))
+        logs["lr"] = validation.learning_rate("lr", schedule(max(self.optimizer.steps - 1, 0)))
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
         self.epoch += 1
@@ -373,6 +373,7 @@ def _write_checkpoint(path, training):
         "history": training.history,
         "rng": _plain(training.rng.bit_generator.state),
         "tape": {"seed": training.tape.seed, "calls": training.tape.calls},
+        "trainable": [bool(leaf.trainable) for leaf in training.model._leaves],
         "states": states,
     }
     saving.write_file(path, arrays, {"checkpoint": checkpoint})
@@ -404,9 +405,12 @@ def _resume(path, training):
         rng = _unplain(training.rng.bit_generator.state, checkpoint["rng"])
         model = training.model
         parameters = validation.parameters(_of(arrays, "model."), model._shapes, model.dtype)
+        trainable = [validation.flag("trainable", flag) for flag in checkpoint["trainable"]]
         for name, part in parts.items():
             part.load_state_dict(states[name] | _of(arrays, f"{name}."))
         model.load_state_dict(parameters)
+        for leaf, flag in zip(model._leaves, trainable, strict=True):
+            leaf.trainable = flag
         training.rng.bit_generator.state = rng
         training.tape = Tape(checkpoint["tape"]["seed"])
         training.tape.calls = validation.size("calls", checkpoint["tape"]["calls"], 0)
@@ -476,7 +480,7 @@ def fit(
         model is judged by after each epoch.
     validation_split : float in [0, 1), default 0.0
         Or this share of the rows, the last of them as they come, as in Keras: rows in an order have to be shuffled
-        before. They are not trained on.
+        before. They are not trained on; the others are n (1 - share), rounded down.
     shuffle : bool, or iterable of permutations, default True
         True: a new order of the rows in each epoch. An iterable gives the order itself, n integers for each epoch.
     rng : None, int or numpy.random.Generator
@@ -488,7 +492,8 @@ def fit(
     callbacks : list
         Objects with some of the methods ``on_fit_begin(training)``, ``on_batch_end``, ``on_epoch_end`` and
         ``on_fit_end``, called in the order of the list with a :class:`Training`; a plain function is called at the end
-        of each epoch. ``on_fit_end`` is not called where Ctrl-C or an error ended the training. What has a
+        of each epoch. ``on_fit_begin`` comes before ``resume`` is read, ``on_fit_end`` not where Ctrl-C or an error
+        ended the training. What has a
         ``state_dict()`` of arrays and numbers and a ``load_state_dict`` is in checkpoints.
     progress : bool, default True
         Whether to show a bar with the loss and the metrics (tqdm's, on stderr).
@@ -673,7 +678,7 @@ def _split(model, rows, data, share):
             return rows, _rows(model, *data, *[None] * (4 - len(data)))
     if not share:
         return rows, None
-    count = math.floor(len(rows) * (1 - share))
+    count = math.floor(round(len(rows) * (1 - share), 6))  # 10 (1 - 0.9) is below 1 in binary
     if not 0 < count < len(rows):
         what = "to train on" if count == 0 else "for validation"
         raise ValueError(f"validation_split is {share} of {len(rows)} rows, which leaves none {what}")

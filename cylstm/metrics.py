@@ -157,7 +157,7 @@ def combine(metric, values, weights):
     """
     if len(values) != len(weights):
         raise ValueError(f"weights has {len(weights)} entries, expected {len(values)}, one per value")
-    power = 2 if metric is rmse else 1
+    power = 2 if getattr(metric, "func", metric) is rmse else 1  # a functools.partial too
     total = math.fsum(weights)
     summed = math.fsum(w * v**power for v, w in zip(values, weights, strict=True) if w)
     return (summed / total) ** (1 / power) if total else 0.0

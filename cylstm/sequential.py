@@ -112,11 +112,16 @@ class Container(Layer):
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
 
-    def fit(self, x, y, *, loss, **options):
-        """Train the model: :func:`cylstm.fitting.fit`, which has the parameters, with this model as its first one."""
+    def fit(
+        self, x, y, *, loss, optimizer="adam", epochs=1, batch_size=32, lengths=None, sample_weight=None,
+        validation_data=None, validation_split=0.0, shuffle=True, rng=None, metrics=(), callbacks=(), progress=True,
+        tbptt=None, stateful=False, clip_norm=None, clip_value=None, resume=None,
+    ):  # fmt: skip
+        """Train the model: :func:`cylstm.fitting.fit`, which says what the parameters are."""
+        arguments = locals()
         from .fitting import fit
 
-        return fit(self, x, y, loss=loss, **options)
+        return fit(arguments.pop("self"), arguments.pop("x"), arguments.pop("y"), **arguments)
 
     def evaluate(self, x, y, loss=None, metrics=(), batch_size=32, lengths=None, sample_weight=None):
         """Losses and metrics over any number of rows, in batches.

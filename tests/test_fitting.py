@@ -1,6 +1,7 @@
 """fit: against loops written out here with the layers, to the same bits; and how a training is stopped and resumed."""
 
 import functools
+import inspect
 import math
 import os
 import signal
@@ -635,13 +636,70 @@ def test_truncated_back_propagation_is_the_loop_over_chunks_written_out(ragged):
 
 def test_weights_of_steps_are_cut_with_them():
     x, y = data(steps=True)
-    weight = np.zeros((N, T))
-    weight[:, 4:] = 1.0
-    changed = np.where(weight[..., None] > 0, y, 1e6)
-    first, second = many_to_many(), many_to_many()
-    quiet(first, x, y, tbptt=2, sample_weight=weight)
-    quiet(second, x, changed, tbptt=2, sample_weight=weight)
-    assert_same_parameters(first, second)
+    weight = 1.0 + np.arange(N * T).reshape(N, T) % 5
+    weight[:, :2] = 0.0
+    found, expected = many_to_many(), many_to_many()
+    quiet(found, x, y, tbptt=2, sample_weight=weight, shuffle=False, batch_size=N, optimizer=cylstm.SGD(lr=0.1))
+    optimizer, tape, states = cylstm.SGD([expected], lr=0.1), cylstm.Tape(), None
+    for first in range(0, T, 2):
+        chunk = np.s_[:, first : first + 2]
+        y_pred, states = expected.forward(x[chunk], states, tape=tape)
+        if first:  # in the first chunk nothing counts
+            _, dy = losses.mse(y_pred, y[chunk], weight[chunk], batch_first=True)
+            optimizer.step([expected.backward(tape, dy)])
+    assert_same_parameters(found, expected)
+
+
+def test_metrics_of_an_epoch_are_combined_as_evaluate_combines_them():
+    """A root of means is no mean of roots: with a last batch of another size the two differ."""
+    x, y = data()
+    model = many_to_one()
+    model.trainable = False
+    expected = model.evaluate(x, y, "mse", metrics=["rmse"])["rmse"]
+    for metric in "rmse", functools.partial(cylstm.metrics.rmse):
+        history = quiet(model, x, y, metrics=[metric], batch_size=N - 1)
+        assert history["rmse"] == pytest.approx([expected])
+
+
+def test_a_layer_that_was_set_free_is_free_after_a_resume(tmp_path):
+    def free(training):
+        if training.epoch == 1:
+            training.model[0].trainable = True
+
+    def train(epochs, **options):
+        model = many_to_one()
+        model[0].trainable = False
+        x, y = data()
+        quiet(model, x, y, epochs=epochs, rng=3, callbacks=[free, Checkpoint(tmp_path / "c")], **options)
+        return model
+
+    whole = train(4)
+    train(2)
+    assert_same_parameters(whole, train(4, resume=tmp_path / "c"))
+
+
+def test_a_schedule_may_return_a_number_of_numpy(tmp_path):
+    x, y = data()
+    optimizer = cylstm.Adam(lr=lambda step: np.float32(0.1))
+    history = quiet(many_to_one(), x, y, optimizer=optimizer, callbacks=[Checkpoint(tmp_path / "c")])
+    assert [type(value) for value in history["lr"]] == [float]
+
+
+def test_fit_of_a_model_has_the_arguments_of_fit():
+    arguments = list(inspect.signature(fitting.fit).parameters.values())
+    assert list(inspect.signature(cylstm.Sequential.fit).parameters.values())[1:] == arguments[1:]
+
+
+@pytest.mark.parametrize(("rows", "share", "trained"), [(10, 0.9, 1), (10, 0.8, 2), (10, 0.75, 2), (7, 0.2, 5)])
+def test_a_share_for_validation_leaves_whole_rows_rounded_down(rows, share, trained):
+    seen = []
+
+    def loss(y_pred, target, *_, **__):
+        seen.append(len(target))
+        return 0.0, np.zeros_like(y_pred)
+
+    quiet(many_to_one(), *(array[:rows] for array in data()), loss=loss, validation_split=share, batch_size=rows)
+    assert seen[0] == trained
 
 
 def test_stateful_rows_go_on_from_the_batch_before_and_epochs_from_zeros():
