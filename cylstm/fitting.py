@@ -200,6 +200,8 @@ class Training:
             gradients = Gradients(None, None, {name: gradients.parameters[name] for name in names})
         if self._clip_value is not None:
             training.clip_grad_value([gradients], self._clip_value)
+        if self._clip_norm == math.inf:
+            return math.sqrt(sum_of_squares(list(gradients.parameters.values())))
         return training.clip_grad_norm([gradients], self._clip_norm)
 
     def _check(self, what, value):
