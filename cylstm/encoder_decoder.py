@@ -512,16 +512,17 @@ def _side_by_side(state, leaf):
         return state
     _, batch, width = state.shape
     shape = (leaf.num_layers, leaf._directions, batch, width)
-    return state.reshape(shape).swapaxes(1, 2).reshape(leaf.num_layers, batch, -1)
+    return state.reshape(shape).swapaxes(1, 2).reshape(leaf.num_layers, batch, leaf._directions * width)
 
 
 def _one_after_the_other(dstate, leaf):
     """(L, B, D*width) -> (L*D, B, width)"""
     if leaf._directions == 1:
         return dstate
-    layers, batch, _ = dstate.shape
-    apart = dstate.reshape(layers, batch, leaf._directions, -1).swapaxes(1, 2)
-    return apart.reshape(layers * leaf._directions, batch, -1)
+    layers, batch, both = dstate.shape
+    width = both // leaf._directions
+    apart = dstate.reshape(layers, batch, leaf._directions, width).swapaxes(1, 2)
+    return apart.reshape(layers * leaf._directions, batch, width)
 
 
 def _greatest(y, count):

@@ -99,6 +99,16 @@ def test_the_states_of_two_directions_stand_side_by_side():
 
 
 @models
+def test_no_row_is_legal(make):
+    model, tape = make(), Tape()
+    y, states = model(np.empty((0, T, F)), np.empty((0, S, K)), tape=tape)
+    assert y.shape == (0, *model(normal(1, T, F), normal(1, S, K))[0].shape[1:]) and states[0] is not None
+    gradients = model.backward(tape, y)
+    assert [dx.shape for dx in gradients.dx] == [(0, T, F), (0, S, K)]
+    assert not any(value.any() for value in gradients.parameters.values())
+
+
+@models
 @ragged
 def test_gradients_are_those_of_central_differences(make, lengths):
     model, tape = make(), Tape(training=False)
