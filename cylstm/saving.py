@@ -19,8 +19,8 @@ from . import validation
 
 FORMAT_VERSION = 1
 
-_KEY = "cylstm"  # our text among the file's metadata
-_CHECKSUM = "crc32"  # that of our text and of the arrays
+# Our text among the file's metadata, with a checksum behind it: of two entries safetensors changes the order at random.
+_KEY = "cylstm"
 
 # The classes that a file may name, all among cylstm's. One that is made of other layers has _parts and _from_parts.
 _CLASSES = (
@@ -209,7 +209,7 @@ def write_file(path, arrays, metadata):
     text = json.dumps({"version": FORMAT_VERSION, **metadata})
     arrays = {name: validation.contiguous(name, np.asarray(value)) for name, value in arrays.items()}
     try:
-        content = save(arrays, {_KEY: text, _CHECKSUM: _checksum(text, arrays)})
+        content = save(arrays, {_KEY: f"{text}\n{_checksum(text, arrays)}"})
     except (SafetensorError, TypeError) as error:  # TypeError: an array of objects has no bytes
         raise ValueError(f"{path} can not be written: {error}") from None
     _replace(path, content)
@@ -279,12 +279,12 @@ def read_file(path):
             metadata = _metadata(path, file)
             validation.memory(f"the arrays of {path}", os.path.getsize(path))
             arrays = {name: _array(path, file, name) for name in file.keys()}  # noqa: SIM118, no mapping
-            said = file.metadata()
+            text, _, checksum = file.metadata()[_KEY].rpartition("\n")
     except SafetensorError as error:
         kinds = [words for first, words in _FOREIGN.items() if start.startswith(first)]
         what = f"is {kinds[0]}, expected" if kinds else f"is damaged, or not a safetensors file ({error}): expected"
         raise ValueError(f"{path} {what} a file of cylstm") from None
-    if said.get(_CHECKSUM) != _checksum(said[_KEY], arrays):
+    if checksum != _checksum(text, arrays):
         raise ValueError(f"{path} is damaged: its checksum is not that of what it holds")
     return arrays, metadata
 
@@ -309,7 +309,7 @@ def _metadata(path, file):
     with open(path, "rb") as header:
         size = int.from_bytes(header.read(8), "little")
         _parsed(path, header.read(size))  # safetensors takes the last of two entries of one name
-    metadata = _parsed(path, text)
+    metadata = _parsed(path, text.rpartition("\n")[0] or text)
     if not isinstance(metadata, dict):
         raise ValueError(f"{path} is damaged: its metadata are a {type(metadata).__name__}, expected an object")
     version = metadata.pop("version", None)
