@@ -212,6 +212,20 @@ def _state(name, value, dtype, outer, width, batched):
     return rows_contiguous(name, value).reshape(layers, batch, size_)
 
 
+def input_of_step(x, dtype, batch_size, width, name):
+    """The x of one time step that can not be taken as it is: a contiguous copy, or the error.
+
+    ``name`` is what its width is called; a width of -1 stands for any.
+    """
+    x = array("x", x, dtype)
+    words = name if width < 0 else f"{name}={width}"
+    words = f"({words},)" if batch_size is None else f"(batch_size={batch_size}, {words})"
+    if width < 0 and x.ndim:
+        width = x.shape[-1]
+    shape("x", x, (width,) if batch_size is None else (batch_size, width), words)
+    return contiguous_copy("x", x)
+
+
 def bools(name, value):
     """An ndarray of bool."""
     if isinstance(value, np.ma.MaskedArray) or not isinstance(value, np.ndarray):

@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 
 from cylstm import validation
 
-from cylstm._core.stepper cimport fits, flag_drop, flag_take, output_of_step, shape_of
+from cylstm._core.stepper cimport fits, flag_drop, flag_take, output_of_step
 
 cnp.import_array()
 
@@ -83,17 +83,6 @@ cdef class Chain:
         self.input_size = -1 if model._input_width is None else model._input_width
         self.type_number = -1 if model.dtype is None else model.dtype.num
 
-    def _checked_input(self, x):
-        """The slow way for an x that does not fit as it is: a contiguous copy, or the error."""
-        x = validation.array("x", x, self.model.dtype)
-        width = self.input_size
-        words = "features" if width < 0 else f"features={width}"
-        words = f"({words},)" if self.batch_axis < 0 else f"(batch_size={self.batch_axis}, {words})"
-        if width < 0 and x.ndim:
-            width = x.shape[x.ndim - 1]
-        validation.shape("x", x, shape_of(self.batch_axis, width), words)
-        return validation.contiguous_copy("x", x)
-
     cdef object _masked(self, Stage stage, x):
         """None, or which rows of x are masked: (n,) of bool, or True where there is no batch axis."""
         cdef Py_ssize_t r, width
@@ -156,7 +145,7 @@ cdef class Chain:
             if (<Stage>self.stages[0]).looks_at_rows and not fits(
                 x, self.type_number, self.batch_axis, self.input_size
             ):
-                x = self._checked_input(x)
+                x = validation.input_of_step(x, self.model.dtype, self.batch_size, self.input_size, "features")
             for k in range(count):
                 stage = self.stages[k]
                 y = x

@@ -371,17 +371,6 @@ cdef class RowStep:
         self.count = -1 if batch_size is None else validation.size("batch_size", batch_size, 0)
         self.store = layer._store
 
-    def _input(self, x):
-        """The slow way for an x that does not fit as it is: a contiguous copy, or the error."""
-        x = validation.array("x", x, self.layer.dtype)
-        words = self.size_name if self.rows.width < 0 else f"{self.size_name}={self.rows.width}"
-        words = f"({words},)" if self.batch_size is None else f"(batch_size={self.count}, {words})"
-        width = self.rows.width
-        if width < 0 and x.ndim:
-            width = x.shape[x.ndim - 1]
-        validation.shape("x", x, (width,) if self.batch_size is None else (self.count, width), words)
-        return validation.contiguous_copy("x", x)
-
     def step(self, x, out=None):
         """One time step.
 
@@ -407,7 +396,7 @@ cdef class RowStep:
             self.snapshot = snapshot
         cdef RowFunction rows = self.rows
         if not fits(x, rows.type_number, self.count, rows.width):
-            x = self._input(x)
+            x = validation.input_of_step(x, self.layer.dtype, self.batch_size, rows.width, self.size_name)
         cdef int type_number = cnp.PyArray_TYPE(x)
         cdef Py_ssize_t width = cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1)
         cdef char *x_data = <char *>cnp.PyArray_DATA(x)

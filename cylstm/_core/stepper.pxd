@@ -6,4 +6,3 @@ cdef extern from "atomic.h" nogil:
 
 cdef bint fits(array, int type_number, Py_ssize_t rows, Py_ssize_t width) noexcept
 cdef object output_of_step(out, int type_number, Py_ssize_t rows, Py_ssize_t width, const char *x, Py_ssize_t x_bytes)
-cdef tuple shape_of(Py_ssize_t rows, Py_ssize_t width)

@@ -199,15 +199,6 @@ cdef class Stepper:
         self.weights = weights
         self.snapshot = snapshot
 
-    def _checked_input(self, x):
-        """The slow way for an x that does not fit as it is: a contiguous copy, or the error."""
-        x = validation.array("x", x, self.layer.dtype)
-        wanted = f"(input_size={self.input_size},)"
-        if self.batch_size is not None:
-            wanted = f"(batch_size={self.count}, input_size={self.input_size})"
-        validation.shape("x", x, shape_of(self.batch_axis, self.input_size), wanted)
-        return validation.contiguous_copy("x", x)
-
     def step(self, x, out=None):
         """One time step.
 
@@ -238,7 +229,7 @@ cdef class Stepper:
         cdef step_rows part
         cdef Py_ssize_t r, k, row, some
         if not fits(x, self.type_number, self.batch_axis, self.input_size):
-            x = self._checked_input(x)
+            x = validation.input_of_step(x, self.layer.dtype, self.batch_size, self.input_size, "input_size")
         x_data = <char *>cnp.PyArray_DATA(x)
         out = output_of_step(
             out, self.type_number, self.batch_axis, self.output_size, x_data,
