@@ -1,7 +1,7 @@
 """fit: the loop over epochs and batches, with what belongs to it: history, callbacks, checkpoints.
 
 Knows a model by what it does with rows of arrays: ``_as_rows`` (convert and check once), ``_rows_pass`` (forward of a
-batch), ``_pass_backward``, ``evaluate``, ``parameters``; an optimiser by ``step``; losses and metrics as functions.
+batch), ``_pass_backward``, ``evaluate``, ``parameters``; an optimiser by ``_step``; losses and metrics as functions.
 Knows no layer and does no arithmetic but the means that it reports. ``x`` and ``lengths`` may be tuples of arrays
 throughout: a model with two inputs has two of each.
 """
@@ -100,6 +100,7 @@ class Training:
         self.stop = False
         self._callbacks = callbacks
         self._loss = loss
+        self._loss_name = f"loss {_name_of(loss)}"
         self._metrics = metrics
         made = ["loss", *metrics]
         self._names = [*made, *(f"val_{name}" for name in made if validated), "lr"]  # of the history
@@ -157,15 +158,15 @@ class Training:
     def _value_and_gradient(self, y_pred, rows, positions):
         """What the loss makes of a batch, which may be one of the user's own."""
         found = self._loss(y_pred, rows.y, rows.weight, **positions)
-        what = f"loss {_name_of(self._loss)}"
         if not isinstance(found, (tuple, list)) or len(found) != 2:
-            raise TypeError(f"{what} returned a {type(found).__name__}, expected a pair (value, gradient of y_pred)")
+            kind = type(found).__name__
+            raise TypeError(f"{self._loss_name} returned a {kind}, expected a pair (value, gradient of y_pred)")
         value, dy = found
         if getattr(dy, "shape", None) != y_pred.shape or dy.dtype != y_pred.dtype:
             kind = f"{dy.shape} of {dy.dtype}" if isinstance(dy, np.ndarray) else f"a {type(dy).__name__}"
             wanted = f"{y_pred.shape} of {y_pred.dtype}, as y_pred is"
-            raise TypeError(f"{what} returned {kind} for the gradient, expected an array {wanted}")
-        return _number(what, value), dy
+            raise TypeError(f"{self._loss_name} returned {kind} for the gradient, expected an array {wanted}")
+        return _number(self._loss_name, value), dy
 
     def _update(self, gradients):
         """One step of the optimiser, unless the gradient is not finite or a parameter would no longer be."""
@@ -196,7 +197,7 @@ class Training:
     def _broken(self, what, made=False):
         """The error of a step; ``made``: the optimiser has made it, in all but the parameters."""
         if made:
-            rest = ", but the optimiser has made it, in its moments and its steps: try a smaller learning rate with a new one"
+            rest = ", but the optimiser has made it, in moments and steps: try a smaller learning rate with a new one"
         else:
             rest = ": try a smaller learning rate, clip_norm=, or look for such values in x or y"
         place = f"step {len(self._weights) + 1} of epoch {self.epoch + 1}"
