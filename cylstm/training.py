@@ -27,6 +27,7 @@ from ._core.packing import aligned_empty
 from ._core.turns import Turn
 from ._core.update import Slot, apply, collect, rescale, sum_of_squares, writable_arrays
 from .layers import Layer, _Snapshot
+from .tape import Gradients
 
 __all__ = ["SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"]
 
@@ -145,8 +146,6 @@ class _Optimizer:
         """
         self._bound()
         _check_list("gradients", gradients)
-        if len(gradients) != len(self.layers):
-            raise ValueError(f"gradients has {len(gradients)} entries, expected {len(self.layers)}, one per layer")
         changes, leaves = collect(gradients, self.layers, self._slots, finite)
         with Turn(leaves):
             lr = self.lr
@@ -543,5 +542,5 @@ def _check_list(name, gradients):
         kind = type(gradients).__name__
         raise TypeError(f"{name} is a {kind}, expected a list of Gradients, one per layer")
     for n, g in enumerate(gradients):
-        if not hasattr(g, "parameters"):
+        if type(g) is not Gradients and not hasattr(g, "parameters"):
             raise TypeError(f"{name}[{n}] is a {type(g).__name__}, expected Gradients")

@@ -66,6 +66,8 @@ def number(name, value, low, high, *, high_open=False):
 
 
 def learning_rate(name, value):
+    if type(value) is float and 0 <= value < math.inf:
+        return value  # asked before every step
     return number(name, value, 0, math.inf, high_open=True)
 
 

@@ -50,7 +50,7 @@ def collect(gradients, list layers, list slots, bint finite):
     gradients : list of Gradients
     layers : list of layers
     slots : list of {name: Slot}
-        Of each layer: the names of its parameters. Those of one leaf follow each other.
+        Of each layer. Those of one leaf follow each other.
     finite : bool
         Whether a NaN or an infinity is an error.
 
@@ -66,6 +66,8 @@ def collect(gradients, list layers, list slots, bint finite):
     cdef str name
     cdef Py_ssize_t n
     leaf = None
+    if len(gradients) != len(layers):
+        raise ValueError(f"gradients has {len(gradients)} entries, expected {len(layers)}, one per layer")
     for n in range(len(layers)):
         given = gradients[n].parameters
         of_layer = slots[n]
