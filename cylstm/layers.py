@@ -72,6 +72,22 @@ class Layer:
         _layers.add(self)
         self._store = Store(_Snapshot(validation.parameters(arrays, shapes, dtype)))
 
+    @classmethod
+    def _of(cls, *arguments, arrays, **options):
+        """A layer of these arguments and parameters, checked as by the constructor; no random numbers are drawn.
+
+        ``arrays``: a mapping of exactly the names and shapes of :attr:`parameters`, cast from any float dtype.
+
+        Examples
+        --------
+        >>> import numpy as np, cylstm
+        >>> cylstm.Dense._of(2, 1, arrays={"weight": np.ones((1, 2)), "bias": np.ones(1)}).forward(np.ones(2, "f"))
+        array([3.], dtype=float32)
+        """
+        layer = cls.__new__(cls)
+        layer._build(*arguments, **options, _arrays=arrays)
+        return layer
+
     @property
     def parameters(self):
         """Mapping of name to read-only ndarray: a snapshot, which a later change does not touch."""
