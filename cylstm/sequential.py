@@ -369,7 +369,8 @@ class Sequential(Model):
             Of the model's dtype; (batch, seq_len) of integers where an Embedding is first; (batch, features) where no
             layer needs time.
         states : list, optional
-            For each layer its initial state as the layer takes it, or None: zeros, or that it has none.
+            For each layer its initial state as the layer takes it, or None: its ``default_state`` or zeros, or that it
+            has none.
         lengths : array or list of int, shape (batch,), optional
             Valid steps of each sequence, 0 to seq_len, in any order.
         tape : Tape, optional
@@ -795,7 +796,7 @@ class SequentialStream(Chain):
         return self.model._take_states(states, self.batch_size is not None)
 
     def reset(self, state=None):
-        """Set the state, to zeros if omitted; the output of the step before is forgotten.
+        """Set the state, if omitted to that of a new stream; the output of the step before is forgotten.
 
         Raises
         ------
