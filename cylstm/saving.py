@@ -24,8 +24,8 @@ _KEY = "cylstm"
 
 # The classes that a file may name, all among cylstm's. One that is made of other layers has _parts and _from_parts.
 _CLASSES = (
-    "Activation", "Dense", "Dropout", "Embedding", "EncoderDecoder", "Final", "GRU", "JordanRNN", "LSTM", "Last",
-    "LayerNorm", "Masking", "RNN", "Repeat", "Sequential",
+    "Activation", "Dense", "Dropout", "Embedding", "EncoderDecoder", "Final", "Flatten", "GRU", "JordanRNN", "LSTM",
+    "Last", "LayerNorm", "Masking", "RNN", "Repeat", "Reverse", "Sequential",
 )  # fmt: skip
 
 # What a file calls the arrays of a recurrent layer's default state, with "h" or "c" behind it.
