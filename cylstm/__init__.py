@@ -16,13 +16,18 @@ MATH_VERSION = 1
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
     "encoder_decoder", "feedforward", "fitting", "initializers", "losses", "metrics", "plot", "reference", "saving",
-    "schedules", "sequential", "testing", "training",
+    "schedules", "sequential", "testing", "training", "wrappers",
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
-        ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
+        (
+            "Activation", "Dense", "Dropout", "Embedding", "Flatten", "LayerNorm", "Last", "Masking", "Repeat",
+            "Reverse",
+        ),
+        "feedforward",
     ),
     "EncoderDecoder": "encoder_decoder",
+    **dict.fromkeys(("Bidirectional", "Final"), "wrappers"),
     "Sequential": "sequential",
     "load": "saving",
     **dict.fromkeys(("Checkpoint", "EarlyStopping"), "fitting"),
@@ -38,12 +43,15 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "Bidirectional",
     "Checkpoint",
     "Dense",
     "Dropout",
     "EarlyStopping",
     "Embedding",
     "EncoderDecoder",
+    "Final",
+    "Flatten",
     "Gradients",
     "JordanRNN",
     "Last",
@@ -51,6 +59,7 @@ __all__ = [
     "Masking",
     "RMSprop",
     "Repeat",
+    "Reverse",
     "Sequential",
     "Stream",
     "Tape",
@@ -73,6 +82,7 @@ __all__ = [
     "show_config",
     "testing",
     "training",
+    "wrappers",
 ]
 
 
