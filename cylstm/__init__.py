@@ -16,7 +16,7 @@ MATH_VERSION = 1
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
     "encoder_decoder", "feedforward", "fitting", "initializers", "losses", "metrics", "plot", "reference", "saving",
-    "schedules", "sequential", "testing", "training",
+    "schedules", "sequential", "testing", "training", "verification",
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
@@ -25,6 +25,7 @@ _LAZY_NAMES = {
     "EncoderDecoder": "encoder_decoder",
     "Sequential": "sequential",
     "load": "saving",
+    "verify": "verification",
     **dict.fromkeys(("Checkpoint", "EarlyStopping"), "fitting"),
     **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"), "training"),
 }
@@ -73,6 +74,8 @@ __all__ = [
     "show_config",
     "testing",
     "training",
+    "verification",
+    "verify",
 ]
 
 
