@@ -16,13 +16,18 @@ MATH_VERSION = 1
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
     "encoder_decoder", "feedforward", "fitting", "initializers", "losses", "metrics", "plot", "reference", "saving",
-    "schedules", "sequential", "testing", "training", "verification",
+    "schedules", "sequential", "testing", "training", "verification", "wrappers",
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
-        ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
+        (
+            "Activation", "Dense", "Dropout", "Embedding", "Flatten", "LayerNorm", "Last", "Masking", "Repeat",
+            "Reverse",
+        ),
+        "feedforward",
     ),
     "EncoderDecoder": "encoder_decoder",
+    "Final": "wrappers",
     "Sequential": "sequential",
     "load": "saving",
     "verify": "verification",
@@ -45,6 +50,8 @@ __all__ = [
     "EarlyStopping",
     "Embedding",
     "EncoderDecoder",
+    "Final",
+    "Flatten",
     "Gradients",
     "JordanRNN",
     "Last",
@@ -52,6 +59,7 @@ __all__ = [
     "Masking",
     "RMSprop",
     "Repeat",
+    "Reverse",
     "Sequential",
     "Stream",
     "Tape",
@@ -76,6 +84,7 @@ __all__ = [
     "training",
     "verification",
     "verify",
+    "wrappers",
 ]
 
 
