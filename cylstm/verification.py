@@ -408,27 +408,27 @@ def _distance(trial, runs):
 
 def _changes(layer, of_two):
     """(Change, how the layer runs with it)"""
-    if layer._parts:  # a container: the same in what it is made of
+    if layer._parts:  # made of layers: the same in these
         for n, (name, part) in enumerate(layer._parts):
             for change, _ in _changes(part, of_two):
                 if not change.case.after:
-                    yield change._replace(detail=f"{change.detail} in {name}"), _within(layer, n, change.case)
+                    yield change._replace(detail=f"{change.detail}, in its {name}"), _within(layer, n, change.case)
         return
     case = suspects.Case.of(layer)
     if not of_two:
-        changes = suspects.changes(case)
+        found = suspects.changes(case)
     elif sum(array.size for array in layer.parameters.values()) <= _LARGE:
-        changes = islice(suspects.pairs(case), _PAIRS)
+        found = islice(suspects.pairs(case), _PAIRS)
     else:
-        changes = ()
-    for change in changes:
+        found = ()
+    for change in found:
         yield change, change.case.run
 
 
 def _within(container, place, case):
     def run(x, state, steps):
-        parts = [(name, case.layer() if n == place else part) for n, (name, part) in enumerate(container._parts)]
-        return container._from_parts(parts)._pass(x, state, steps, None)
+        layers = [case.layer() if n == place else layer for n, (_, layer) in enumerate(container._parts)]
+        return type(container)(*layers, **container._arguments[1])._pass(x, state, steps, None)
 
     return run
 
