@@ -4,6 +4,7 @@ Runs and compares. What a reference is and how it is run is in ``interop/referen
 ``interop/suspects.py``.
 """
 
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from . import validation
 from .interop import references, suspects
-from .interop.references import Given, Layout, arrays_of, leaves_of, run_leaves, state_names
+from .interop.references import Given, Layout, arrays_of, leaves_of, run_leaves, state_names, state_of_zeros
 from .layers import Layer
 from .sequential import Sequential
 from .steps import Steps
@@ -306,7 +307,12 @@ class _Trial(NamedTuple):
     x: np.ndarray
     states: list
     steps: Steps | None
-    wanted: list  # (index among the leaves, whether a state, array)
+    wanted: list  # (index among the leaves, 0 for y or the number of the state, array)
+
+    def has_rows(self):
+        """Whether there are any, and those of x are those of what is wanted."""
+        rows = len(self.x)
+        return rows > 0 and all(array.ndim > bool(of) and array.shape[bool(of)] == rows for _, of, array in self.wanted)
 
     def of_rows(self, rows):
         steps = self.steps
@@ -321,8 +327,8 @@ class _Trial(NamedTuple):
 
 
 def _rows_of_state(state, rows):
-    if isinstance(state, tuple):
-        return tuple(part[:, rows] for part in state)
+    if isinstance(state, (tuple, list)):
+        return type(state)(_rows_of_state(part, rows) for part in state)
     return None if state is None else state[:, rows]
 
 
@@ -334,8 +340,10 @@ def _explain(results, answer, given, rows, tolerance):
     for name, detail, changed in _of_the_run(trial):
         tried += 1
         _note(found, Suspect(name, "", detail, _distance(changed, {})), tolerance)
-    worst = _worst_row(rows)
-    few = trial.of_rows(sorted({*range(min(_ROWS, len(trial.x))), min(worst, max(len(trial.x) - 1, 0))}))
+    if not trial.has_rows():
+        return found, tried
+    worst = next(row for row in rows if not row.ok).first.get("row", 0)
+    few = trial.of_rows(sorted({*range(min(_ROWS, len(trial.x))), worst}))
     for of_two in (False, True):
         if found:
             break
@@ -352,11 +360,6 @@ def _note(found, suspect, tolerance):
         found.append(suspect)
 
 
-def _worst_row(rows):
-    first = next(row for row in rows if not row.ok)
-    return first.first.get("row", 0)
-
-
 def _trial(results, answer, given, tolerance):
     """From behind the last layer that is known to agree to the first that is known to differ."""
     names = [name for name, _ in given.leaves]
@@ -366,7 +369,7 @@ def _trial(results, answer, given, tolerance):
     agree = [_agree(results[n][0], known[n], tolerance) if n in known else None for n in range(len(names))]
     end = next((n for n, same in enumerate(agree) if same is False), len(names) - 1)
     begin = max((n + 1 for n in range(end) if agree[n]), default=0)
-    wanted = [(end - begin, False, known[end])] if end in known else []
+    wanted = [(end - begin, 0, known[end])] if end in known else []
     wanted += _wanted_states(results, answer, begin, end)
     x, steps = given.rows, given.steps
     for (_, layer), state in zip(given.leaves[:begin], given.states[:begin], strict=True):
@@ -408,29 +411,39 @@ def _distance(trial, runs):
 
 def _changes(layer, of_two):
     """(Change, how the layer runs with it)"""
-    if layer._parts:  # made of layers: the same in these
-        for n, (name, part) in enumerate(layer._parts):
-            for change, _ in _changes(part, of_two):
-                if not change.case.after:
-                    yield change._replace(detail=f"{change.detail}, in its {name}"), _within(layer, n, change.case)
+    if not layer._parts:
+        for change in _of_one(layer, of_two):
+            yield change, change.case.run
         return
+    for change, make in _of_parts(layer, of_two):
+        yield change, lambda x, state, steps, make=make: make()._pass(x, state, steps, None)
+
+
+def _of_one(layer, of_two):
     case = suspects.Case.of(layer)
     if not of_two:
-        found = suspects.changes(case)
-    elif sum(array.size for array in layer.parameters.values()) <= _LARGE:
-        found = islice(suspects.pairs(case), _PAIRS)
-    else:
-        found = ()
-    for change in found:
-        yield change, change.case.run
+        return suspects.changes(case)
+    if sum(array.size for array in layer.parameters.values()) > _LARGE:
+        return ()
+    return islice(suspects.pairs(case), _PAIRS)
 
 
-def _within(container, place, case):
-    def run(x, state, steps):
-        layers = [case.layer() if n == place else layer for n, (_, layer) in enumerate(container._parts)]
-        return type(container)(*layers, **container._arguments[1])._pass(x, state, steps, None)
+def _of_parts(layer, of_two):
+    """(Change, what makes the layer with it) for a layer that may be made of others."""
+    if not layer._parts:
+        for change in _of_one(layer, of_two):
+            if not change.case.after:
+                yield change, change.case.layer
+        return
+    for n, (name, part) in enumerate(layer._parts):
+        where = f", in its {name} layer" if len(layer._parts) > 1 else ""
+        for change, make in _of_parts(part, of_two):
+            yield change._replace(detail=change.detail + where), partial(_with_part, layer, n, make)
 
-    return run
+
+def _with_part(container, place, make):
+    layers = [make() if n == place else layer for n, (_, layer) in enumerate(container._parts)]
+    return type(container)(*layers, **container._arguments[1])
 
 
 def _of_the_run(trial):
@@ -445,8 +458,12 @@ def _of_the_run(trial):
                 words = "lengths up to the last step of x that is not all zeros"
                 yield "padding", words, trial._replace(steps=Steps(last))
             yield "padding", "steps of x that are all zeros masked", trial._replace(steps=Steps(mask=valid))
+    layers, rows = [layer for _, layer in trial.leaves], len(trial.x)
     if any(state is not None for state in trial.states):
-        yield "state", "the initial state ignored", trial._replace(states=[None] * len(trial.states))
+        yield "state", "the initial state ignored", trial._replace(states=[None] * len(layers))
+    elif any(getattr(leaf, "default_state", None) is not None for layer in layers for leaf in layer._leaves):
+        zeros = [state_of_zeros(layer, rows) for layer in layers]
+        yield "state", "zeros instead of the default state", trial._replace(states=zeros)
     if trial.x.ndim == 3 and trial.steps is None and not any(of for _, of, _ in trial.wanted):
         wanted = [(n, of, array.swapaxes(0, 1)) for n, of, array in trial.wanted if array.ndim > 2]
         if len(wanted) == len(trial.wanted):

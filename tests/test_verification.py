@@ -109,6 +109,22 @@ def test_another_shape_is_a_finding():
     assert "the reference's shape is (3, 6, 8)" in repr(report)
 
 
+@pytest.mark.parametrize("expected", [np.zeros((6, 1, 4)), np.zeros((2, 3, 4)), np.zeros(4), np.array(1.0)])
+def test_so_are_another_batch_and_no_axes_at_all(expected):
+    report = verify(LSTM, expected, X)
+    assert not report.ok and report.suspects == ()
+    report = verify(LSTM, (expected, LSTM.forward(X)[1]), X)
+    assert [row.ok for row in report.rows] == [False, True, True]
+
+
+def test_no_rows_and_no_steps_agree_with_none():
+    for shape in ((0, 3, 5), (6, 0, 5)):
+        x = numbers(*shape)
+        assert verify(LSTM, LSTM.forward(x), x).ok
+    report = verify(LSTM, np.zeros((6, 1, 4)), numbers(6, 0, 5))
+    assert not report.ok and report.suspects == ()
+
+
 def order(read, letters):
     return lambda layer: with_arrays(layer, lambda name, a: reorder(a, read, letters))
 
@@ -280,6 +296,32 @@ def test_a_mistake_is_found_from_the_output_of_the_whole_model_alone():
     assert [(s.name, s.layer) for s in report.suspects] == [("reset_after", "encoder")]
 
 
+def test_states_and_mistakes_of_layers_made_of_others_have_their_names():
+    forward, backward = cylstm.GRU(5, 4, rng=1), cylstm.LSTM(5, 3, reverse=True, rng=2)
+    both = cylstm.Bidirectional(forward, backward)
+    state = both.forward(ROWS)[1]
+    assert verify(both, both.forward(ROWS, state), ROWS, state=state).ok
+    wrong = cylstm.Bidirectional(forward, with_options(backward, activations=("hard_sigmoid", "tanh", "tanh")))
+    report = verify(both, wrong.forward, ROWS)
+    assert [row.name for row in report.rows] == ["y", "forward.h_n", "backward.h_n", "backward.c_n"]
+    assert [row.ok for row in report.rows] == [False, True, False, False]
+    assert [s.name for s in report.suspects] == ["hard_sigmoid"]
+    assert report.suspects[0].detail.endswith("in its backward layer")
+    model, other = (cylstm.Sequential([cylstm.Final(layer), cylstm.Dense(7, 2, rng=3)]) for layer in (both, wrong))
+    report = verify(model, lambda x: other.forward(x)[0], ROWS)
+    assert [(s.name, s.layer) for s in report.suspects] == [("hard_sigmoid", "0")]
+
+
+def test_a_default_state_that_the_reference_does_not_have_is_named():
+    layer = cylstm.GRU(5, 4, batch_first=True, rng=0)
+    y, _ = layer.forward(ROWS)
+    layer.default_state = numbers(1, 4)
+    assert [s.detail for s in verify(layer, y, ROWS).suspects] == ["zeros instead of the default state"]
+    session = Session(layer, [Value("x", ["B", "T", 5]), Value("h", [1, "B", 4])])
+    with pytest.raises(ValueError, match="the model has default ones: give them as state"):
+        verify(layer, session, ROWS)
+
+
 def test_the_layers_of_models_within_models_have_their_names():
     nested = cylstm.Sequential([("inner", cylstm.Sequential([cylstm.LSTM(5, 4, rng=0)])), cylstm.Dense(4, 2, rng=1)])
     y, _ = nested.forward(ROWS)
@@ -400,6 +442,29 @@ def test_children_of_a_sequential_of_torch_are_compared_one_by_one():
         p["bias"][:] += 1
     report = verify(model, module, ROWS)
     assert report.first.name == "1 (Dense)" and report.first.max_abs == pytest.approx(1)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_any_module_of_torch_gets_x_as_the_recurrent_layer_in_it_wants_it(batch_first):
+    torch = pytest.importorskip("torch")
+
+    class Tagger(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.out = torch.nn.GRU(5, 4, batch_first=batch_first), torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            y, h_n = self.rnn(x)
+            return self.out(y), h_n
+
+    module = Tagger()
+    gru, dense = cylstm.GRU(5, 4), cylstm.Dense(4, 2)
+    gru.load_state_dict({name: value.numpy() for name, value in module.rnn.state_dict().items()})
+    dense.load_state_dict({name: value.numpy() for name, value in module.out.state_dict().items()})
+    report = verify(cylstm.Sequential([gru, dense]), module, ROWS)
+    assert report.ok and [row.name for row in report.rows] == ["y", "0.h_n"]
+    module.out.bias.data += 1
+    assert verify(cylstm.Sequential([gru, dense]), module, ROWS).first.max_abs == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -182,11 +182,21 @@ def _of_list(reference, given):
 
 def state_names(given):
     """The names of the arrays of all final states, in order: "h_n", "c_n"; behind a layer's where there are more."""
-    return [
-        f"{name}.{letter}_n" if len(given.leaves) > 1 else f"{letter}_n"
-        for name, layer in given.leaves
-        for letter in getattr(layer, "_states", ())
-    ]
+    if len(given.leaves) == 1:
+        return _names_of_states("", given.leaves[0][1])
+    return [word for name, layer in given.leaves for word in _names_of_states(f"{name}.", layer)]
+
+
+def _names_of_states(prefix, layer):
+    if isinstance(layer, Recurrent):
+        return [f"{prefix}{letter}_n" for letter in layer._states]
+    inner = [(f"{prefix}{name}." if len(layer._parts) > 1 else prefix, part) for name, part in layer._parts]
+    return [word for name, part in inner for word in _names_of_states(name, part)]
+
+
+def state_of_zeros(layer, rows):
+    """The state of zeros of a layer, or of one that is made of others; None where it has none."""
+    return layer._take_states(iter([leaf._zeros(rows) for leaf in layer._leaves if isinstance(leaf, Recurrent)]), True)
 
 
 def _of_mapping(reference, given):
@@ -289,13 +299,13 @@ def _other_inputs(inputs, given):
 
 
 def _initial_states(given):
-    """All initial states as arrays, zeros where none were given."""
-    arrays = []
+    """All initial states as arrays; where none were given the default ones, or zeros."""
+    arrays, rows = [], len(given.rows)
     for (_, layer), state in zip(given.leaves, given.states, strict=True):
-        if isinstance(layer, Recurrent):
-            outer = (layer.num_layers * layer._directions, len(given.rows))
-            zeros = [np.zeros((*outer, width), layer.dtype) for _, width in layer._widths]
-            arrays += arrays_of(state) or zeros
+        defaults = [getattr(leaf, "default_state", None) for leaf in layer._leaves]
+        if state is None and any(default is not None for default in defaults):
+            raise ValueError("reference asks for initial states, and the model has default ones: give them as state")
+        arrays += arrays_of(state_of_zeros(layer, rows) if state is None else state)
     return arrays
 
 
