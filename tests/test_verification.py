@@ -285,6 +285,7 @@ def test_the_first_layer_that_differs_is_found_and_the_mistake_sought_in_it():
         assert [row.ok for row in report.rows][:2] == [True, False]
         assert report.first.name == "norm (LayerNorm)"
         assert [(s.name, s.layer, s.detail) for s in report.suspects] == [("epsilon", "norm", "eps=0.001")]
+        assert report.tried < 10  # not those of the GRU before it, whose output is known to agree
 
 
 def test_a_mistake_is_found_from_the_output_of_the_whole_model_alone():
@@ -361,7 +362,8 @@ class Session:
         state = tuple(array for array in others if array.ndim == 3) or None
         y, state_n = self.layer.forward(x, state, lengths=lengths)
         if self.rank_4:
-            y = y.reshape(*y.shape[:2], -1, self.layer.hidden_size).transpose(0, 2, 1, 3)
+            y = y.reshape(*y.shape[:2], -1, self.layer.hidden_size)
+            y = y if self.layer.batch_first else y.transpose(0, 2, 1, 3)
         return [y, *state_n]
 
 
@@ -373,6 +375,13 @@ def test_a_session_gets_its_x_time_major_where_its_sizes_or_its_numbers_say_so(s
     report = verify(BOTH, Session(BOTH, [Value("x", shape)], rank_4), X)
     assert report.ok and [row.name for row in report.rows] == ["y", "h_n", "c_n"]
     assert report.notes == (note if note is not None else ("x was given to the session time-major, and y read so",))
+
+
+def test_a_session_of_layout_1_has_the_batch_first():
+    layer = with_options(BOTH, batch_first=True)
+    session = Session(layer, [Value("x", ["batch", "seq", 5])], rank_4=True)
+    assert verify(layer, session, ROWS).ok
+    assert verify(cylstm.Sequential([layer]), session, ROWS).ok
 
 
 def test_lengths_and_states_go_to_the_inputs_of_their_rank():
