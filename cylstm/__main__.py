@@ -39,6 +39,10 @@ _SAID = (
 )  # fmt: skip
 
 
+# What is said in a line, without a traceback.
+_EXPECTED = (OSError, ValueError, TypeError, ImportError, MemoryError)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         """Print the whole help, not only the usage line."""
@@ -80,32 +84,47 @@ def _demo(arguments):
 
 
 def _info(arguments):
+    failed = False
+    for n, path in enumerate(arguments.files):
+        print("\n" * (n > 0), end="")
+        try:
+            _list(path)
+        except _EXPECTED as error:  # the other files are listed all the same
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+    return int(failed)
+
+
+def _list(path):
     from cylstm.interop import files
 
-    for n, path in enumerate(arguments.files):
-        kind, entries = files.kind_of(path), files.describe(path)
-        print("\n" * (n > 0) + f"{path}: {files.KINDS[kind]}")
-        rows = [(entry.name or "-", entry.kind, entry.detail) for entry in entries]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
-        for row in rows:
-            print("  " + "  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)).rstrip())
-        if not rows:
-            print("  no layer that cylstm knows")
-    return 0
+    kind, entries = files.kind_of(path), files.describe(path)
+    print(f"{path}: {files.KINDS[kind]}")
+    rows = [(entry.name or "-", entry.kind, entry.detail) for entry in entries]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
+    for row in rows:
+        print("  " + "  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)).rstrip())
+    if not rows:
+        print("  no layer that cylstm knows")
 
 
 def _loaded(arguments, path):
     """The model of a file, by what was said of it."""
     from cylstm.interop import files
 
+    kind = files.kind_of(path)
+    known = {option: flag for flag, option, _, _ in _SAID if option in files.OPTIONS[kind]}
     said = {option: getattr(arguments, option) for _, option, _, _ in _SAID}
     said = {option: value for option, value in said.items() if value is not None}
-    kind = files.kind_of(path)
-    strange = [flag for flag, option, _, _ in _SAID if option in said and option not in files.OPTIONS[kind]]
+    strange = [flag for flag, option, _, _ in _SAID if option in said and option not in known]
     if strange:
-        known = ", ".join(flag for flag, option, _, _ in _SAID if option in files.OPTIONS[kind]) or "none"
-        raise UsageError(f"{', '.join(strange)} came with {path}, {files.KINDS[kind]}: expected options among {known}")
-    return files.load(path, **said)
+        words = ", ".join(known.values()) or "none"
+        raise UsageError(f"{', '.join(strange)} came with {path}, {files.KINDS[kind]}: expected options among {words}")
+    try:
+        return files.load(path, **said)
+    except ValueError as error:  # which asks for an argument by its name in Python
+        asked = [flag for option, flag in known.items() if option != "dtype" and f" {option}=" in str(error)]
+        raise ValueError(f"{error} (here: {', '.join(asked)})" if asked else str(error)) from None
 
 
 def _convert(arguments):
@@ -266,7 +285,7 @@ def main(argv=None):
     except UsageError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
-    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+    except _EXPECTED as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

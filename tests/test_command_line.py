@@ -125,6 +125,15 @@ def test_info_lists_the_layers_of_a_model(capsys):
     ]
 
 
+def test_info_goes_on_behind_a_file_that_can_not_be_read(capsys):
+    model().save("model.safetensors")
+    write("strange", b"hello")
+    code, out, err = run(capsys, "info", "strange", "model.safetensors", "missing")
+    assert code == 1 and "model.safetensors: a model of cylstm" in out
+    assert [line.split(":")[0] for line in err.splitlines()] == ["error", "error"]
+    assert "strange is of no kind that is known" in err and "missing" in err
+
+
 def test_info_lists_the_layers_that_arrays_and_tensors_make(capsys):
     arrays = {f"net.{name}": value for name, value in cylstm.LSTM(5, 4, num_layers=2, rng=0).state_dict().items()}
     np.savez("lstm.npz", **arrays)
@@ -147,7 +156,7 @@ def test_convert_takes_one_layer_out_of_a_state_dict(capsys):
     assert (code, out) == (0, "lstm.safetensors: LSTM(5, 4, batch_first=True)\n")
     assert np.array_equal(cylstm.load("lstm.safetensors").forward(ROWS)[0], lstm.forward(ROWS)[0])
     code, _, err = run(capsys, "convert", "net.st", "lstm.safetensors", "--prefix", "net.lstm")
-    assert code == 1 and "batch_first" in err
+    assert code == 1 and err.endswith("expected batch_first= (here: --batch-first)\n")
 
 
 def test_convert_to_npz_and_back_keeps_every_number(capsys):
@@ -274,8 +283,9 @@ def test_an_expected_error_is_a_message(error, monkeypatch, capsys):
         raise error
 
     monkeypatch.setattr(files, "kind_of", failing)
-    code, _, err = run(capsys, "info", "x")
-    assert code == 1 and err.endswith(f"error: {error}\n")
+    for command in (["info", "x"], ["convert", "x", "y"]):
+        code, _, err = run(capsys, *command)
+        assert code == 1 and err.endswith(f"error: {error}\n")
 
 
 def test_processes_of_their_own_end_with_these_codes():
