@@ -183,21 +183,16 @@ def _session(path):
 
 def _array(path):
     """An x: the array of an .npy, or x of an .npz."""
-    import numpy as np
-
     from cylstm.interop import files
 
     with open(path, "rb") as file:
-        if file.read(2) == b"PK":
-            arrays = files.read_npz(path)
-            if "x" not in arrays:
-                raise ValueError(f"{path} has the arrays {', '.join(arrays)}, expected one called x")
-            return arrays["x"]
-        file.seek(0)
-        try:
-            return np.load(file, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} is neither an .npy nor an .npz of numbers: {error}") from None
+        zipped = file.read(2) == b"PK"
+    if not zipped:
+        return files.read_npy(path)
+    arrays = files.read_npz(path)
+    if "x" not in arrays:
+        raise ValueError(f"{path} has the arrays {', '.join(arrays)}, expected one called x")
+    return arrays["x"]
 
 
 def _random(model, shape, seed):

@@ -105,6 +105,72 @@ def test_every_first_byte_and_every_truncation_is_a_kind_or_an_error_that_names_
             raise AssertionError(f"the first {n} bytes are a model")
 
 
+# .npz
+
+
+def zipped(name, **contents):
+    with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as archive:
+        for inner, content in contents.items():
+            archive.writestr(f"{inner}.npy", content)
+
+
+def npy(shape, data=b"", descr="'<f4'", columns=False):
+    header = f"{{'descr': {descr}, 'fortran_order': {columns}, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def test_arrays_come_back_in_every_order_and_dtype():
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.asfortranarray(np.arange(6, dtype="f4").reshape(2, 3)),
+              "c": np.arange(3, dtype=">i4"), "d": np.float64(2), "e": np.zeros((0, 3))}  # fmt: skip
+    np.savez_compressed("all.npz", **arrays)
+    found = files.read_npz("all.npz")
+    assert list(found) == list(arrays)
+    for name, value in arrays.items():
+        assert np.array_equal(found[name], value) and found[name].dtype.isnative
+    np.save("one.npy", arrays["b"])
+    assert np.array_equal(files.read_npy("one.npy"), arrays["b"])
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        ({"x": npy((10**12,))}, "x claims the shape (1000000000000,) of float32, but has 0 bytes"),
+        ({"x": npy((-1, -2), bytes(8))}, "claims the shape (-1, -2)"),
+        ({"x": npy((2,), bytes(8), "'|O'")}, "x is of dtype object, expected numbers"),
+        ({"x": npy((2,), bytes(8), "[('a', '<f4')]")}, "expected numbers"),
+        ({"x": npy((2,), bytes(8), "exit(1)")}, "x"),
+        ({"x": b"\x93NUMPY\x03\x00" + bytes(99)}, "version (3, 0)"),
+        ({"x": b""}, "x"),
+        ({"x": npy((1 << 27,), bytes(1 << 27), "'|u1'")}, "more than the file can hold"),
+    ],
+)  # fmt: skip
+def test_hostile_arrays_are_refused_before_memory_is_taken(contents, words, capsys):
+    zipped("hostile.npz", **contents)
+    with pytest.raises(ValueError, match=r"hostile\.npz") as caught:
+        files.read_npz("hostile.npz")
+    assert words in str(caught.value)
+    for command in (["info", "hostile.npz"], ["convert", "hostile.npz", "a.onnx"]):
+        assert run(capsys, *command)[0] == 1
+
+
+def test_damaged_arrays_are_a_value_error_or_what_they_were():
+    np.savez("whole.npz", **cylstm.RNN(2, 2, rng=0).state_dict())
+    with open("whole.npz", "rb") as file:
+        content = bytearray(file.read())
+    rng = np.random.default_rng(0)
+    whole = files.read_npz("whole.npz")
+    for _ in range(300):
+        damaged = content.copy()
+        damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        write("damaged.npz", damaged[: rng.choice([len(damaged), rng.integers(len(damaged))])])
+        try:
+            found = files.read_npz("damaged.npz")
+        except ValueError as error:
+            assert "damaged.npz" in str(error)
+        else:  # a name, a date or another thing that is not the numbers
+            assert all(np.array_equal(a, b) for a, b in zip(found.values(), whole.values(), strict=True))
+
+
 # info
 
 
@@ -243,7 +309,7 @@ def test_verify_takes_x_and_lengths_and_a_tolerance(capsys):
         (["model.safetensors", "model.safetensors"], 2, "expected a model of ONNX or an .npz"),
         (["model.safetensors", "y.npz"], 2, "has no array x: expected --x FILE"),
         (["model.safetensors", "y.npz", "--x", "y.npz"], 1, "expected one called x"),
-        (["model.safetensors", "y.npz", "--x", "model.safetensors"], 1, "neither an .npy nor an .npz"),
+        (["model.safetensors", "y.npz", "--x", "model.safetensors"], 1, "holds more than arrays of numbers"),
         (["model.safetensors", "strange.npz"], 1, "reference has 'Y'"),
         (["model.safetensors", "expected.npz", "--lengths", "1,x"], 2, "invalid list of integers"),
         (["model.safetensors", "expected.npz", "--lengths", "7,1,1"], 1, "lengths"),

@@ -3,8 +3,10 @@
 Knows how files begin and which module reads which; what stands in them those modules know.
 """
 
+import contextlib
 import io
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -226,16 +228,69 @@ def load(path, **options):
 
 
 def read_npz(path):
-    """The arrays of an .npz file by name; OSError and ValueError as of :func:`load`."""
+    """The arrays of an .npz file by name; nothing but numbers, and no more of them than the file can hold.
+
+    Raises
+    ------
+    OSError
+        As the file system says it.
+    ValueError
+        If the file is damaged, is no .npz, or has objects among its arrays; it is named.
+    """
+    from .torch_files import EXPANSION, EXPANSION_FLOOR
+
     path = validation.path("path", path)
+    saving._check_kind(path)
+    arrays = {}
+    with _naming(path), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        claimed, most = sum(entry.file_size for entry in entries), EXPANSION * os.path.getsize(path)
+        if claimed > max(most, EXPANSION_FLOOR):
+            raise ValueError(f"its entries claim {claimed:,} bytes, more than the file can hold")
+        for entry in entries:
+            name = entry.filename.removesuffix(".npy")
+            if name in arrays or name == entry.filename:
+                raise ValueError(f"it has an entry {entry.filename!r}, expected .npy files, each once")
+            arrays[name] = _of_npy(name, archive.read(entry))
+    return arrays
+
+
+def read_npy(path):
+    """The array of an .npy file; errors as of :func:`read_npz`."""
+    path = validation.path("path", path)
+    saving._check_kind(path)
+    with open(path, "rb") as file:
+        content = file.read()
+    with _naming(path):
+        return _of_npy("the array", content)
+
+
+@contextlib.contextmanager
+def _naming(path):
     try:
-        with zipfile.ZipFile(path) as archive:
-            claimed = sum(entry.file_size for entry in archive.infolist())
-        validation.memory(f"the arrays of {path}", claimed)
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, zlib.error) as error:
+        yield
+    except (  # what zipfile raises on damaged content, and what is said here
+        ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error
+    ) as error:  # fmt: skip
         raise ValueError(f"{path} is damaged, or holds more than arrays of numbers: {error}") from None
+
+
+def _of_npy(name, content):
+    """The array of these bytes, whose sizes must be those that it claims: numpy.load allocates first."""
+    file = io.BytesIO(content)
+    form = np.lib.format
+    version = form.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{name} is of version {version} of the .npy format, expected 1.0 or 2.0")
+    header = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
+    shape, by_columns, dtype = header(file)
+    if dtype.kind not in "fiub":
+        raise ValueError(f"{name} is of dtype {dtype}, expected numbers")
+    rest = len(content) - file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != rest:
+        raise ValueError(f"{name} claims the shape {shape} of {dtype}, but has {rest} bytes")
+    array = np.frombuffer(content, dtype, offset=file.tell())
+    return array.astype(dtype.newbyteorder("=")).reshape(shape, order="F" if by_columns else "C")
 
 
 def save(model, path):
