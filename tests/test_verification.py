@@ -393,6 +393,24 @@ def test_lengths_and_states_go_to_the_inputs_of_their_rank():
     assert verify(BOTH, session, X, time_major=True).ok
 
 
+@pytest.mark.parametrize(("shape", "note"), [(["batch", "seq"], ()), (["a", "b"], ("batch-first",)), ([6, 3], ())])
+def test_indices_have_a_time_axis_too(shape, note):
+    table, gru = cylstm.Embedding(9, 5, rng=0), cylstm.GRU(5, 4, rng=1)
+    time_major = shape[0] == 6
+
+    class Tokens(Session):
+        def run(self, names, feed):
+            x = feed["x"].T if time_major else feed["x"]
+            y, _ = gru.forward(table.forward(x).swapaxes(0, 1), lengths=feed["n"])
+            return [y if time_major else y.swapaxes(0, 1)]
+
+    session = Tokens(gru, [Value("x", shape, "tensor(int64)"), Value("n", ["B"], "tensor(int32)")])
+    indices = np.arange(18).reshape(3, 6) % 9
+    for lengths in (None, [6, 1, 3]):
+        report = verify(cylstm.Sequential([table, gru]), session, indices, lengths=lengths)
+        assert report.ok and len(report.notes) == len(note)
+
+
 def test_an_input_that_nobody_knows_asks_for_a_callable():
     session = Session(LSTM, [Value("x", ["T", "B", 5]), Value("sr", [], "tensor(int64)")])
     with pytest.raises(ValueError, match=r"an input 'sr' \[\] of tensor\(int64\).*give a callable"):
@@ -440,6 +458,7 @@ def test_modules_of_torch_are_run_as_they_are_and_stay_as_they_were():
 def test_children_of_a_sequential_of_torch_are_compared_one_by_one():
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.GRU(5, 4, batch_first=True), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    nested = torch.nn.Sequential(torch.nn.Sequential(module[0], module[1]), module[2])
     gru, dense = cylstm.GRU(5, 4), cylstm.Dense(4, 2)
     gru.load_state_dict({name: value.numpy() for name, value in module[0].state_dict().items()})
     dense.load_state_dict({name: value.numpy() for name, value in module[2].state_dict().items()})
@@ -447,6 +466,9 @@ def test_children_of_a_sequential_of_torch_are_compared_one_by_one():
     report = verify(model, module, ROWS)
     assert report.ok and [row.name for row in report.rows] == ["0 (GRU)", "1 (Dense)", "y"]
     assert module[1].training
+    assert [row.name for row in verify(model, nested, ROWS).rows] == ["0 (GRU)", "1 (Dense)", "y"]
+    with pytest.raises(ValueError, match=r"the module does not run on x of shape \(3, 6, 5\)"):
+        verify(model, torch.nn.Sequential(torch.nn.Linear(7, 2)), ROWS)
     with dense.writable() as p:
         p["bias"][:] += 1
     report = verify(model, module, ROWS)

@@ -54,6 +54,11 @@ class Given(NamedTuple):
     states: list  # of each leaf, or None
     steps: Steps | None
 
+    @property
+    def has_time(self):
+        """Whether x has a time axis: (N, T, F), or (N, T) of integers."""
+        return self.rows.ndim > (2 if self.rows.dtype.kind == "f" else 1)
+
 
 class Answer(NamedTuple):
     """What a reference says; None and {} where it says nothing."""
@@ -236,20 +241,30 @@ def _of_session(session, given, time_major):
         listed = ", ".join(f"{i.name} {list(i.shape)} {i.type}" for i in inputs)
         raise ValueError(f"reference has the inputs {listed}: none of {rows.ndim} axes for x. Give a callable instead")
     others = _other_inputs([i for i in inputs if i is not of_x], given)
-    orders = _orders_of_session(of_x.shape, given, time_major)
-    found, errors = [], []
-    for order in orders:
+
+    def run(order):
         x = rows.swapaxes(0, 1) if order else rows
         feed = {of_x.name: np.ascontiguousarray(x, _DTYPES[of_x.type]), **others}
+        return _of_outputs(session.run(None, feed), order, given)
+
+    # Exception: each version has classes of its own
+    return _in_each_order(_orders_of_session(of_x.shape, given, time_major), run, "session", Exception, given)
+
+
+def _in_each_order(orders, run, what, errors, given):
+    """What ``run`` answers in each order of axes, where it is not refused."""
+    found, refused = [], []
+    for order in orders:
         try:
-            outputs = session.run(None, feed)
-        except Exception as error:  # each version has classes of its own
-            errors.append(error)
+            answer = run(order)
+        except errors as error:
+            refused.append(error)
             continue
-        words = f"x was given to the session {'time-major' if order else 'batch-first'}, and y read so"
-        found.append(_of_outputs(outputs, order, given)._replace(note=words if len(orders) > 1 else ""))
+        words = f"x was given to the {what} {'time-major' if order else 'batch-first'}, and y read so"
+        found.append(answer._replace(note=words if len(orders) > 1 else ""))
     if not found:
-        raise ValueError(f"the session does not run on x of shape {rows.shape} (batch-first): {errors[0]}")
+        shape = given.rows.shape
+        raise ValueError(f"the {what} does not run on x of shape {shape} (batch-first): {refused[0]}") from refused[0]
     return found
 
 
@@ -259,7 +274,7 @@ def _is(value, kind):
 
 def _orders_of_session(shape, given, time_major):
     """Whether x goes in time-major: as the sizes or their names say; where they do not, either."""
-    if given.rows.ndim < 3:
+    if not given.has_time:
         return [False]
     if time_major is not None:
         return [bool(time_major)]
@@ -280,7 +295,7 @@ def _orders_of_session(shape, given, time_major):
 
 def _other_inputs(inputs, given):
     """{name: array} of the lengths and initial states that a session asks for."""
-    batch, steps = given.rows.shape[0], given.rows.shape[1] if given.rows.ndim > 2 else 1
+    batch, steps = given.rows.shape[0], given.rows.shape[1] if given.has_time else 1
     states = iter(_initial_states(given))
     found = {}
     for value in inputs:
@@ -326,19 +341,42 @@ def _of_outputs(outputs, time_major, given):
 def _of_module(module, given, time_major):
     import torch
 
-    with _evaluating(module), torch.no_grad():
-        children = [] if hasattr(module, "num_layers") else [child for _, child in module.named_children()]
-        if type(module).__name__ == "Sequential":
+    orders = [False] if _is_recurrent(module) or _is_chain(module) else _orders_of_module(module, given, time_major)
+
+    def run(order):
+        if _is_chain(module):
+            children = list(_children(module))
             outputs = _children_in_turn(torch, children, given)
-            return [Answer(outputs[-1], None, _aligned(children, outputs, given))]
+            return Answer(outputs[-1], None, _aligned(children, outputs, given))
         if _is_recurrent(module):
-            y, states = _recurrent(torch, module, given.rows, given)
-            return [Answer(y, states)]
-        order = time_major
-        if order is None:
-            order = next((not child.batch_first for child in module.modules() if hasattr(child, "batch_first")), None)
-        orders = [False] if given.rows.ndim < 3 else [False, True] if order is None else [order]
-        return [_any_module(torch, module, given, order, len(orders) > 1) for order in orders]
+            return Answer(*_recurrent(torch, module, given.rows, given))
+        return _any_module(torch, module, given, order)
+
+    with _evaluating(module), torch.no_grad():
+        return _in_each_order(orders, run, "module", RuntimeError, given)
+
+
+def _is_chain(module):
+    return type(module).__name__ == "Sequential"
+
+
+def _children(module):
+    """The modules of an nn.Sequential, and of those in it, in order."""
+    for _, child in module.named_children():
+        if _is_chain(child):
+            yield from _children(child)
+        else:
+            yield child
+
+
+def _orders_of_module(module, given, time_major):
+    """Whether x goes in time-major: as the first recurrent layer within says; where none does, either."""
+    if not given.has_time:
+        return [False]
+    if time_major is not None:
+        return [bool(time_major)]
+    said = [not child.batch_first for child in module.modules() if hasattr(child, "batch_first")]
+    return said[:1] or [False, True]
 
 
 @contextlib.contextmanager
@@ -365,14 +403,13 @@ def _array(tensor):
     return tensor.detach().cpu().double().numpy()
 
 
-def _any_module(torch, module, given, time_major, said):
+def _any_module(torch, module, given, time_major):
     x = given.rows.swapaxes(0, 1) if time_major else given.rows
     result = module(_tensor(torch, module, x))
     y, *rest = result if isinstance(result, (tuple, list)) else [result]
     states = [_array(part) for part in _flat(rest)]
-    words = f"x was given to the module {'time-major' if time_major else 'batch-first'}, and y read so"
     y = _swapped(_array(y)) if time_major else _array(y)
-    return Answer(y, states if len(states) == len(state_names(given)) else None, note=words if said else "")
+    return Answer(y, states if len(states) == len(state_names(given)) else None)
 
 
 def _flat(parts):
