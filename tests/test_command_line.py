@@ -1,5 +1,6 @@
 """cylstm info, convert and verify: what they print, what they refuse, and their exit codes."""
 
+import inspect
 import os
 import pickle
 import subprocess
@@ -169,6 +170,20 @@ def test_damaged_arrays_are_a_value_error_or_what_they_were():
             assert "damaged.npz" in str(error)
         else:  # a name, a date or another thing that is not the numbers
             assert all(np.array_equal(a, b) for a, b in zip(found.values(), whole.values(), strict=True))
+
+
+# Options
+
+
+def test_every_option_is_one_of_the_loaders_and_has_a_flag():
+    from cylstm.__main__ import _SAID
+    from cylstm.interop import keras
+
+    flags = {option for _, option, _, _ in _SAID}
+    for kind, loader in {"torch": cylstm.load_torch, "onnx": cylstm.from_onnx, "keras": cylstm.from_keras}.items():
+        known = {*inspect.signature(loader).parameters, *(keras._SAYABLE if kind == "keras" else ())}
+        assert set(files.OPTIONS[kind]) <= known & flags
+    assert set().union(*files.OPTIONS.values()) == flags
 
 
 # info

@@ -27,15 +27,19 @@ KINDS = {
     "npz": "arrays of NumPy",
 }
 
-# The options of each kind's loader that the command line knows; Keras' loader has more, by its own words.
+# The options of each kind's loader that the command line knows.
 OPTIONS = {
     "cylstm": (),
     **dict.fromkeys(
         ("safetensors", "torch", "npz"), ("prefix", "kind", "batch_first", "nonlinearity", "dropout", "dtype")
     ),
-    **dict.fromkeys(("keras", "hdf5"), ("layer", "dtype", "reset_after", "class_name", "keras_version")),
+    **dict.fromkeys(
+        ("keras", "hdf5"),
+        ("layer", "dtype", "class_name", "reset_after", "activation", "recurrent_activation", "return_sequences",
+         "go_backwards", "merge_mode", "keras_version"),
+    ),
     "onnx": ("node", "dtype"),
-}
+}  # fmt: skip
 
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header, as the format has it
 _ZIP_KINDS = (("data.pkl", "torch"), ("model.weights.h5", "keras"), ("config.json", "keras"))
