@@ -172,6 +172,18 @@ def test_damaged_arrays_are_a_value_error_or_what_they_were():
             assert all(np.array_equal(a, b) for a, b in zip(found.values(), whole.values(), strict=True))
 
 
+@pytest.mark.parametrize("place", range(1, 23))
+def test_the_end_of_an_archive_is_damaged(place, capsys):
+    """Where sizes and offsets of its directory stand: zipfile may be sent to a negative place."""
+    np.savez("whole.npz", x=np.zeros(3))
+    with open("whole.npz", "rb") as file:
+        content = bytearray(file.read())
+    content[-place] ^= 0x80
+    write("damaged.npz", content)
+    code, _, err = run(capsys, "info", "damaged.npz")
+    assert code == 0 or (code == 1 and "damaged.npz" in err)
+
+
 # Options
 
 

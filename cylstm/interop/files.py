@@ -42,6 +42,10 @@ OPTIONS = {
 }  # fmt: skip
 
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header, as the format has it
+
+# What zipfile raises on damaged content; OSError where an offset in it is negative.
+_DAMAGE = (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
 _ZIP_KINDS = (("data.pkl", "torch"), ("model.weights.h5", "keras"), ("config.json", "keras"))
 
 
@@ -115,7 +119,7 @@ def _kind_of_zip(path, file):
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path} is a damaged zip archive: {error}") from None
     last = {name.rpartition("/")[2] for name in names}
     for name, kind in _ZIP_KINDS:
@@ -246,7 +250,7 @@ def read_npz(path):
     path = validation.path("path", path)
     saving._check_kind(path)
     arrays = {}
-    with _naming(path), zipfile.ZipFile(path) as archive:
+    with open(path, "rb") as file, _naming(path), zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         claimed, most = sum(entry.file_size for entry in entries), EXPANSION * os.path.getsize(path)
         if claimed > max(most, EXPANSION_FLOOR):
@@ -273,9 +277,7 @@ def read_npy(path):
 def _naming(path):
     try:
         yield
-    except (  # what zipfile raises on damaged content, and what is said here
-        ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error
-    ) as error:  # fmt: skip
+    except (*_DAMAGE, RuntimeError) as error:
         raise ValueError(f"{path} is damaged, or holds more than arrays of numbers: {error}") from None
 
 
