@@ -4,6 +4,7 @@ Runs and compares. What a reference is and how it is run is in ``interop/referen
 ``interop/suspects.py``.
 """
 
+import math
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -19,8 +20,8 @@ from .steps import Steps
 from .testing import TOLERANCES
 
 _ROWS = 4  # on which suspects are tried: a mistake in a layer shows in any row
-_PAIRS = 600  # suspects of two mistakes that are tried at most
-_LARGE = 1 << 18  # parameters of a layer above which they are not: a quarter of a second each hundred
+_PAIRS = 1000  # suspects of two mistakes that are tried at most,
+_PAIRS_WORK = 5e10  # and of so many multiplications in all: a few seconds
 
 
 class Comparison(NamedTuple):
@@ -347,11 +348,10 @@ def _explain(results, answer, given, rows, tolerance):
     for of_two in (False, True):
         if found:
             break
-        for n, (name, layer) in enumerate(few.leaves):
-            for change, run in _changes(layer, of_two):
-                tried += 1
-                words = name if len(given.leaves) > 1 else ""
-                _note(found, Suspect(change.name, words, change.detail, _distance(few, {n: run})), tolerance)
+        for n, change, run in islice(_all_changes(few, of_two), _most_pairs(few) if of_two else None):
+            tried += 1
+            name = few.leaves[n][0] if len(given.leaves) > 1 else ""
+            _note(found, Suspect(change.name, name, change.detail, _distance(few, {n: run})), tolerance)
     return sorted(found, key=lambda suspect: suspect.scaled > tolerance / 4), tried
 
 
@@ -409,6 +409,19 @@ def _distance(trial, runs):
     return float(largest)
 
 
+def _most_pairs(trial):
+    """How many suspects of two mistakes are worth their time."""
+    parameters = sum(array.size for _, layer in trial.leaves for array in layer.parameters.values())
+    return int(min(_PAIRS, _PAIRS_WORK / max(1, parameters * math.prod(trial.x.shape[:2]))))
+
+
+def _all_changes(trial, of_two):
+    """(number of the layer, Change, how the layer runs with it)"""
+    for n, (_, layer) in enumerate(trial.leaves):
+        for change, run in _changes(layer, of_two):
+            yield n, change, run
+
+
 def _changes(layer, of_two):
     """(Change, how the layer runs with it)"""
     if not layer._parts:
@@ -421,11 +434,7 @@ def _changes(layer, of_two):
 
 def _of_one(layer, of_two):
     case = suspects.Case.of(layer)
-    if not of_two:
-        return suspects.changes(case)
-    if sum(array.size for array in layer.parameters.values()) > _LARGE:
-        return ()
-    return islice(suspects.pairs(case), _PAIRS)
+    return suspects.pairs(case) if of_two else suspects.changes(case)
 
 
 def _of_parts(layer, of_two):

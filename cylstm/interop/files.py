@@ -335,9 +335,11 @@ def save(model, path):
     elif suffix == ".npz":
         from .torch import to_torch_state_dict
 
+        path = os.path.realpath(path)
+        saving._check_kind(path, missing_ok=True)
         content = io.BytesIO()
         np.savez(content, **to_torch_state_dict(model))
-        saving._replace(os.path.realpath(path), content.getvalue())
+        saving._replace(path, content.getvalue())
     else:
         why = ": cylstm writes no pickles; torch.load_state_dict takes the arrays of an .npz" if "pt" in suffix else ""
         raise ValueError(f"{path} ends with {suffix!r}, expected .safetensors, .onnx or .npz{why}")
