@@ -282,14 +282,13 @@ def test_convert_to_onnx_is_verified_by_verify(capsys):
         (["missing.pt", "out.safetensors"], 1, "missing.pt"),
         (["model.safetensors", "directory.npz"], 1, "directory"),
         (["model.safetensors", "directory.safetensors"], 1, "directory"),
-        (["model.safetensors", "directory.onnx"], 1, "directory"),
         (["model.safetensors"], 2, "the following arguments are required: DST"),
         (["model.safetensors", "out.npz", "--dtype", "int8"], 2, "invalid choice: 'int8'"),
     ],
 )  # fmt: skip
 def test_convert_refuses(arguments, code, words, capsys):
     model().save("model.safetensors")
-    for suffix in (".npz", ".onnx", ".safetensors"):
+    for suffix in (".npz", ".safetensors"):
         os.mkdir(f"directory{suffix}")
     before = set(os.listdir())
     found, out, err = run(capsys, "convert", *arguments)
