@@ -179,10 +179,15 @@ def verify(model, reference, x, *, lengths=None, state=None, tolerance=None, tim
     rows, answer = next((pair for pair in compared if all(row.ok for row in pair[0])), None) or min(
         compared, key=lambda pair: sum(row.shape != row.expected_shape for row in pair[0])
     )
+    if not rows:
+        raise ValueError("reference has no array to compare: expected y, or that of a layer, or the states")
     notes = [answer.note] if answer.note else []
+    if answer.states is not None and len(answer.states) != len(state_names(given)):
+        came, has = len(answer.states), len(state_names(given))
+        notes.append(f"states were not compared: the reference has {came} of them, the model {has}")
     found, tried = [], 0
     if not all(row.ok for row in rows):
-        notes += _notes_of_numbers(rows, results, answer, given)
+        notes += _notes_of_numbers(rows, results, answer)
         found, tried = _explain(results, answer, given, rows, tolerance)
     return Report(rows, found, tried, notes, tolerance)
 
@@ -230,12 +235,10 @@ def _compare(results, answer, given, tolerance):
     if answer.y is not None:
         y = results[-1][0]
         rows.append(_comparison("y", y, answer.y, tolerance, _axes(y), _backwards(given.leaves[-1][1])))
-    if answer.states is not None:
-        states = [array for _, state in results for array in arrays_of(state)]
-        names = state_names(given)
-        if len(states) == len(answer.states) == len(names):
-            for name, got, expected in zip(names, states, answer.states, strict=True):
-                rows.append(_comparison(name, got, expected, tolerance, ("layer", "row", "unit"), False))
+    names = iter(state_names(given))
+    for (_, state), expected in zip(results, _states_by_leaf(results, answer), strict=True):
+        for got, array in zip(arrays_of(state), expected, strict=False):
+            rows.append(_comparison(next(names), got, array, tolerance, ("layer", "row", "unit"), False))
     return rows
 
 
@@ -283,7 +286,7 @@ def _comparison(name, got, expected, tolerance, axes, backwards):
     )
 
 
-def _notes_of_numbers(rows, results, answer, given):
+def _notes_of_numbers(rows, results, answer):
     """What shapes and NaN say by themselves."""
     notes = []
     for row in rows:
@@ -361,16 +364,21 @@ def _note(found, suspect, tolerance):
 
 
 def _trial(results, answer, given, tolerance):
-    """From behind the last layer that is known to agree to the first that is known to differ."""
+    """From behind the last layer whose y is known to agree to the first of which something is known to differ."""
     names = [name for name, _ in given.leaves]
     known = {n: answer.layers[name] for n, name in enumerate(names) if name in answer.layers}
     if answer.y is not None:
-        known.setdefault(len(names) - 1, answer.y)
-    agree = [_agree(results[n][0], known[n], tolerance) if n in known else None for n in range(len(names))]
-    end = next((n for n, same in enumerate(agree) if same is False), len(names) - 1)
-    begin = max((n + 1 for n in range(end) if agree[n]), default=0)
+        known[len(names) - 1] = answer.y
+    states = _states_by_leaf(results, answer)
+    differ = [
+        not _agree(arrays_of(state_n), states[n], tolerance) or not _agree([y], [known.get(n, y)], tolerance)
+        for n, (y, state_n) in enumerate(results)
+    ]
+    end = differ.index(True)
+    begin = max((n + 1 for n in known if n < end), default=0)
     wanted = [(end - begin, 0, known[end])] if end in known else []
-    wanted += _wanted_states(results, answer, begin, end)
+    for n in range(begin, end + 1):
+        wanted += [(n - begin, k + 1, array) for k, array in enumerate(states[n])]
     x, steps = given.rows, given.steps
     for (_, layer), state in zip(given.leaves[:begin], given.states[:begin], strict=True):
         x, _, steps = layer._pass(x, state, steps, None)
@@ -378,18 +386,19 @@ def _trial(results, answer, given, tolerance):
 
 
 def _agree(got, expected, tolerance):
-    return got.shape == expected.shape and bool((_scaled(got, expected)[1] <= tolerance).all())
+    """Whether those arrays agree that are expected."""
+    return all(
+        a.shape == b.shape and bool((_scaled(a, b)[1] <= tolerance).all()) for a, b in zip(got, expected, strict=False)
+    )
 
 
-def _wanted_states(results, answer, begin, end):
-    wanted, place = [], 0
-    for n, (_, state) in enumerate(results):
-        count = len(arrays_of(state))
-        expected = (answer.states or [])[place : place + count]
-        if begin <= n <= end:
-            wanted += [(n - begin, k + 1, array) for k, array in enumerate(expected)]
-        place += count
-    return wanted
+def _states_by_leaf(results, answer):
+    """The expected final states of each layer; nothing where they were not compared."""
+    counts = [len(arrays_of(state)) for _, state in results]
+    if answer.states is None or len(answer.states) != sum(counts):
+        return [[] for _ in counts]
+    rest = iter(answer.states)
+    return [list(islice(rest, count)) for count in counts]
 
 
 def _distance(trial, runs):

@@ -330,6 +330,31 @@ def test_the_layers_of_models_within_models_have_their_names():
     assert [(row.name, row.ok) for row in report.rows] == [("inner.0 (LSTM)", False), ("y", True)]
 
 
+def test_a_state_that_differs_where_all_outputs_agree_is_looked_into_in_its_own_layer():
+    model = cylstm.Sequential([cylstm.GRU(5, 4, rng=0, empty="zero"), cylstm.GRU(4, 3, rng=1)])
+    other = cylstm.Sequential([cylstm.GRU(5, 4, rng=0), cylstm.GRU(4, 3, rng=1)])
+    states = [numbers(1, 3, 4), numbers(1, 3, 3)]
+    y, (_, second) = model.forward(ROWS, states, [6, 0, 2])
+    y_other, (first, _) = other.forward(ROWS, states, [6, 0, 2])
+    assert np.array_equal(y_other, y)
+    report = verify(model, (y, [first, second]), ROWS, lengths=[6, 0, 2], state=states)
+    assert [(row.name, row.ok) for row in report.rows] == [("y", True), ("0.h_n", False), ("1.h_n", True)]
+    assert [(s.layer, s.detail) for s in report.suspects] == [("0", "empty='initial'")]
+
+
+def test_states_of_another_number_are_not_compared_and_it_is_said():
+    y, (h_n, _) = LSTM.forward(X)
+    report = verify(LSTM, (y, h_n), X)
+    assert report.ok and report.notes == ("states were not compared: the reference has 1 of them, the model 2",)
+
+
+def test_y_beside_an_output_of_the_last_layer_counts():
+    y, _ = MODEL.forward(ROWS)
+    report = verify(MODEL, {"out": y, "y": y + 1}, ROWS)
+    assert [(row.name, row.ok) for row in report.rows] == [("out (Dense)", True), ("y", False)]
+    assert report.suspects == ()
+
+
 def test_an_opened_npz_is_a_reference(tmp_path):
     y, (h_n, c_n) = LSTM.forward(X)
     np.savez(tmp_path / "expected.npz", x=X, y=y, h_n=h_n, c_n=c_n + 1)
@@ -451,6 +476,8 @@ def test_modules_of_torch_are_run_as_they_are_and_stay_as_they_were():
         report = verify(layer, module, X)
         assert report.ok and [row.name for row in report.rows] == ["y", "h_n", "c_n"]
         assert module.training
+        double = with_options(layer, dtype="float64")
+        assert verify(double, module, X.astype(np.float64)).tolerance == 2e-5  # the module is in float32
         if hasattr(module, "num_layers"):
             assert verify(layer, module, X, lengths=[4, 6, 1]).ok
 
@@ -507,6 +534,7 @@ def test_any_module_of_torch_gets_x_as_the_recurrent_layer_in_it_wants_it(batch_
         (LSTM, {"Y": X}, {}, ValueError, "reference has 'Y', expected arrays by name, among 'y'"),
         (LSTM, {"y": X, "h_n": X}, {}, ValueError, "some of the states, expected all or none of h_n, c_n"),
         (LSTM, [X, X], {}, ValueError, "reference is a list of 2, expected 1"),
+        (LSTM, [None], {}, ValueError, "reference has no array to compare"),
         (LSTM, lambda x: (x, x, x), {}, ValueError, "a tuple of 3, expected y or"),
         (LSTM, np.array(["a"]), {}, TypeError, "expected numbers"),
         (LSTM, X, {"lengths": [1]}, ValueError, "lengths"),

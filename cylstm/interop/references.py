@@ -400,7 +400,8 @@ def _tensor(torch, module, array):
 
 
 def _array(tensor):
-    return tensor.detach().cpu().double().numpy()
+    tensor = tensor.detach().cpu()
+    return (tensor if tensor.dtype.itemsize >= 4 else tensor.float()).numpy()  # NumPy has no bfloat16
 
 
 def _any_module(torch, module, given, time_major):
