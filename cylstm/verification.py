@@ -132,6 +132,7 @@ def verify(model, reference, x, *, lengths=None, state=None, tolerance=None, tim
         - a callable: given x alone, it gives y, or (y, state) as ``forward`` does;
         - an ``onnxruntime.InferenceSession``: lengths and initial states go to its inputs of their rank;
         - a ``torch.nn.Module``: run in eval mode without gradients, of an ``nn.Sequential`` each child by itself;
+        - a model of Keras: what its ``predict`` gives;
         - arrays: y; (y, state); a list with one array (or None) for each layer; a mapping with names of layers, "y",
           "h_n" and "c_n" among its keys, as an opened ``.npz`` is;
         - another layer or model of cylstm.

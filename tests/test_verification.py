@@ -482,6 +482,25 @@ def test_modules_of_torch_are_run_as_they_are_and_stay_as_they_were():
             assert verify(layer, module, X, lengths=[4, 6, 1]).ok
 
 
+@pytest.mark.parametrize("return_state", [False, True])
+def test_of_a_model_of_keras_predict_is_asked(return_state):
+    class Model:
+        named_children = state_dict = None  # where torch is its backend it is a module as well
+
+        def __call__(self, x):
+            raise AssertionError("gives a tensor of whatever backend")
+
+        def get_weights(self):
+            return []
+
+        def predict(self, x, verbose):
+            y, state = MODEL.forward(x)
+            return [y, state[0]] if return_state else y
+
+    report = verify(MODEL, Model(), ROWS)
+    assert report.ok and [row.name for row in report.rows] == ["y"]
+
+
 def test_children_of_a_sequential_of_torch_are_compared_one_by_one():
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.GRU(5, 4, batch_first=True), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))

@@ -1,4 +1,4 @@
-"""What a model is held against, run: a callable, arrays, another layer, a session of onnxruntime, a module of torch.
+"""What a model is held against, run: a callable, arrays, another layer, onnxruntime's session, torch's or Keras' model.
 
 Everything here is batch-first, as within a container. Knows what these objects can be asked; imports none of their
 packages but torch, and that where a module of it was given. Compares nothing.
@@ -113,6 +113,9 @@ def answers(reference, given, time_major):
         return _either(_of_result(reference, given), given, time_major)
     if hasattr(reference, "get_inputs") and hasattr(reference, "run"):
         return _of_session(reference, given, time_major)
+    if hasattr(reference, "predict") and hasattr(reference, "get_weights"):  # Keras'; with torch behind it a module too
+        y = reference.predict(given.x, verbose=0)
+        return _either(Answer(y[0] if isinstance(y, (list, tuple)) else y), given, time_major)  # states follow y
     if hasattr(reference, "named_children") and hasattr(reference, "state_dict"):
         return _of_module(reference, given, time_major)
     if callable(reference):
