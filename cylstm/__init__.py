@@ -16,7 +16,7 @@ MATH_VERSION = 1
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
     "encoder_decoder", "feedforward", "fitting", "initializers", "losses", "metrics", "plot", "reference", "saving",
-    "schedules", "sequential", "testing", "training", "wrappers",
+    "schedules", "sequential", "testing", "training", "verification", "wrappers",
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
@@ -30,6 +30,7 @@ _LAZY_NAMES = {
     **dict.fromkeys(("Bidirectional", "Final"), "wrappers"),
     "Sequential": "sequential",
     "load": "saving",
+    "verify": "verification",
     **dict.fromkeys(("Checkpoint", "EarlyStopping"), "fitting"),
     **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"), "training"),
 }
@@ -82,6 +83,8 @@ __all__ = [
     "show_config",
     "testing",
     "training",
+    "verification",
+    "verify",
     "wrappers",
 ]
 
