@@ -434,7 +434,9 @@ class LayerNorm(Feedforward):
         dtype = validation.dtype_of(dtype)
         shape = (self.features,)
         validation.memory("these parameters", 8 * self.features * dtype.itemsize)
-        arrays = _arrays or {"weight": np.ones(shape, dtype), "bias": np.zeros(shape, dtype)}
+        arrays = _arrays
+        if arrays is None:
+            arrays = {"weight": np.ones(shape, dtype), "bias": np.zeros(shape, dtype)}
         options = _differing({"eps": 1e-5, "dtype": "float32"}, {"eps": self.eps, "dtype": dtype.name})
         super().__init__({"weight": shape, "bias": shape}, dtype, (shape, options), arrays)
 

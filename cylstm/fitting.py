@@ -18,7 +18,7 @@ import numpy as np
 from . import losses, training, validation
 from . import metrics as known_metrics
 from ._core.update import sum_of_squares
-from .sequential import Container
+from .sequential import Model
 from .tape import Gradients, Tape
 
 __all__ = ["Checkpoint", "EarlyStopping", "History", "Training", "fit"]
@@ -553,7 +553,7 @@ def fit(
     >>> history["accuracy"][-1] > 0.9
     True
     """
-    if not isinstance(model, Container):
+    if not isinstance(model, Model):
         raise TypeError(f"model is a {type(model).__name__}, expected a Sequential or an EncoderDecoder")
     loss = losses.get(loss)
     metrics = known_metrics.by_name(() if metrics is None else metrics)

@@ -72,6 +72,22 @@ class Layer:
         _layers.add(self)
         self._store = Store(_Snapshot(validation.parameters(arrays, shapes, dtype)))
 
+    @classmethod
+    def _of(cls, *arguments, arrays, **options):
+        """A layer of these arguments and parameters, checked as by the constructor; no random numbers are drawn.
+
+        ``arrays``: a mapping of exactly the names and shapes of :attr:`parameters`, cast from any float dtype.
+
+        Examples
+        --------
+        >>> import numpy as np, cylstm
+        >>> cylstm.Dense._of(2, 1, arrays={"weight": np.ones((1, 2)), "bias": np.ones(1)}).forward(np.ones(2, "f"))
+        array([3.], dtype=float32)
+        """
+        layer = cls.__new__(cls)
+        layer._build(*arguments, **options, _arrays=arrays)
+        return layer
+
     @property
     def parameters(self):
         """Mapping of name to read-only ndarray: a snapshot, which a later change does not touch."""
@@ -234,6 +250,9 @@ class Layer:
             raise ValueError(f"{name} is a {type(state).__name__}, expected None: {self!r} has no state")
         return []
 
+    def _take_states(self, states, batched):
+        """The next of ``states``, an iterator of what ``_check_state`` gives, as the state of this layer, or None."""
+
     def _look(self, tape):
         """What this layer's forward left on the tape; of a container all of its layers are asked."""
         return tape.look(self)
@@ -252,6 +271,11 @@ class Layer:
         back. A ValueError says why a layer can not be streamed.
         """
         raise NotImplementedError
+
+    @property
+    def _streamed(self):
+        """The layer that stands for this one in a stream."""
+        return self
 
     def __repr__(self):
         positional, keywords = self._arguments
@@ -738,6 +762,14 @@ class Recurrent(Layer):
     def _check_state(self, name, state, batch, batched=True):
         outer = (self._num_layers * self._directions, batch)
         return [validation.states(name, state, self._states, self._dtype, outer, self._widths, batched)]
+
+    def _zeros(self, batch):
+        """A state of zeros as a list."""
+        outer = (self._num_layers * self._directions, batch)
+        return [np.zeros((*outer, width), self._dtype) for _, width in self._widths]
+
+    def _take_states(self, states, batched):
+        return self._as_state(next(states), batched)
 
     def _output_shape(self, shape):
         if self.merge is None:

@@ -67,7 +67,7 @@ def _states(recurrent, state, batch, batched):
     checked = validation.states(
         "state", state, recurrent._states, recurrent.dtype, outer, recurrent._widths, batched
     )
-    return checked or [np.zeros((*outer, width), recurrent.dtype) for _, width in recurrent._widths]
+    return checked or recurrent._zeros(batch)
 
 
 def gate_values(recurrent, x, state=None, *, layer=0, direction=0):

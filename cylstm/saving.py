@@ -24,8 +24,8 @@ _KEY = "cylstm"
 
 # The classes that a file may name, all among cylstm's. One that is made of other layers has _parts and _from_parts.
 _CLASSES = (
-    "Activation", "Dense", "Dropout", "Embedding", "EncoderDecoder", "GRU", "JordanRNN", "LSTM", "Last", "LayerNorm",
-    "Masking", "RNN", "Repeat", "Sequential",
+    "Activation", "Dense", "Dropout", "Embedding", "EncoderDecoder", "Final", "GRU", "JordanRNN", "LSTM", "Last",
+    "LayerNorm", "Masking", "RNN", "Repeat", "Sequential",
 )  # fmt: skip
 
 # How files begin that somebody may take for ours.
@@ -124,11 +124,10 @@ def _layer(name, entry, arrays):
         _of_type(f"{key} of {where}", entry[key], wanted)
         for key, wanted in (("arguments", list), ("options", dict), ("trainable", bool))
     )
-    if "rng" in options or "_arrays" in options:  # which _build knows and a file does not
+    if {"rng", "arrays", "_arrays"} & options.keys():  # which _of and _build know and a file does not
         raise ValueError(f"{where} has the options {', '.join(options)}")
-    layer = _class(kind).__new__(_class(kind))
     try:
-        layer._build(*arguments, **options, _arrays=arrays)
+        layer = _class(kind)._of(*arguments, arrays=arrays, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} can not be: {error}") from None
     except MemoryError as error:
