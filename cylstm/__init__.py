@@ -20,7 +20,11 @@ _LAZY_MODULES = (
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
-        ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
+        (
+            "Activation", "Dense", "Dropout", "Embedding", "Flatten", "LayerNorm", "Last", "Masking", "Repeat",
+            "Reverse",
+        ),
+        "feedforward",
     ),
     "EncoderDecoder": "encoder_decoder",
     "Final": "wrappers",
@@ -46,6 +50,7 @@ __all__ = [
     "Embedding",
     "EncoderDecoder",
     "Final",
+    "Flatten",
     "Gradients",
     "JordanRNN",
     "Last",
@@ -53,6 +58,7 @@ __all__ = [
     "Masking",
     "RMSprop",
     "Repeat",
+    "Reverse",
     "Sequential",
     "Stream",
     "Tape",

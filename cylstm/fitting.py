@@ -18,6 +18,7 @@ import numpy as np
 from . import losses, training, validation
 from . import metrics as known_metrics
 from ._core.update import sum_of_squares
+from .feedforward import Reverse
 from .sequential import Model
 from .tape import Gradients, Tape
 
@@ -504,8 +505,8 @@ def fit(
         one step of the optimiser and hands its states, but no gradient, on to the next. y and the model's output need a
         time axis. A chunk without a valid step is left out.
     stateful : bool, default False
-        Row b of a batch goes on from the state of row b of the batch before; an epoch begins from zeros. Needs
-        ``shuffle=False``, and ``batch_size`` has to divide n. (Validation begins from zeros in each row.)
+        Row b of a batch goes on from the state of row b of the batch before; an epoch begins anew. Needs
+        ``shuffle=False``, and ``batch_size`` has to divide n. (Validation begins anew in each row.)
     clip_norm, clip_value : float, optional
         Limits of the norm of the gradient of all trainable parameters and of each of its elements, which comes first.
     resume : str or path, optional
@@ -811,7 +812,7 @@ def _check_carry(model, rows, name):
     if isinstance(rows.x, tuple):
         raise ValueError(f"{name} is given, but the model has more than one input")
     for leaf in model._leaves:
-        if getattr(leaf, "bidirectional", False) or getattr(leaf, "reverse", False):
+        if isinstance(leaf, Reverse) or getattr(leaf, "bidirectional", False) or getattr(leaf, "reverse", False):
             raise ValueError(f"{name} is given, but {leaf!r} goes backwards in time: its state can not be handed on")
 
 

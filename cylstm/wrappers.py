@@ -150,7 +150,7 @@ class Final(Wrapper):
 
     @property
     def layer(self):
-        """The recurrent layer."""
+        """The recurrent layer; its ``default_state`` is what this one begins with too."""
         return self._layers[0]
 
     @property
