@@ -21,6 +21,7 @@ _NAME = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(\d{1,9
 # What tensors alone do not tell apart.
 _LINEAR_OR_EMBEDDING = "Linear or Embedding"
 _NORM = "LayerNorm or GroupNorm"
+_SOME_RECURRENT = "LSTM, GRU or RNN"
 _OTHER = "tensors"
 
 _LISTED = 20  # layers, in a message
@@ -124,8 +125,7 @@ def _described_recurrent(shapes):
     if len(of_x) == len(of_h) == 2 and len(projection) in (0, 2) and hidden_size[0]:
         kind = _GATES.get(of_x[0] / hidden_size[0])
     if kind is None:
-        given = ", ".join(f"{name} {shape}" for name, shape in itertools.islice(shapes.items(), 3))
-        return _OTHER, {}, f"not the weights of an LSTM, a GRU or an RNN: {given}"
+        return _SOME_RECURRENT, {}, f"weight_ih{first} has shape {of_x}, weight_hh{first} {of_h}: no cell has these"
     options = {"input_size": of_x[1], "hidden_size": hidden_size[0]}
     if not cell:
         options["num_layers"] = 1 + max(int(match[2] or 0) for match in matches)
@@ -181,9 +181,9 @@ def from_torch(
     Parameters
     ----------
     module_or_state_dict : torch.nn.Module, or mapping
-        A module: LSTM, GRU, RNN or a Cell of these, Linear (a Dense), Embedding, LayerNorm, Dropout, an activation, or a
-        Sequential of modules. Or a state dict, of tensors or ndarrays, with dicts and lists within or not: what
-        ``torch.load`` or :func:`read_state_dict` returned.
+        A module: LSTM, GRU, RNN or a Cell of these, Linear (a Dense), Embedding, LayerNorm, Dropout, Flatten, an
+        activation, or a Sequential of modules. Or a state dict, of tensors or ndarrays, with dicts and lists within or
+        not: what ``torch.load`` or :func:`~cylstm.interop.torch_files.read_state_dict` returned.
     prefix : str, optional
         Where the layer is: "encoder.lstm" is the attribute ``module.encoder.lstm``, or the tensors
         ``"encoder.lstm.weight_ih_l0"``, ... Not needed where a state dict holds one layer alone.
@@ -315,7 +315,10 @@ def _from_state_dict(state_dict, prefix, kind, given, dtype):
     found = _chosen([_found(name, group) for name, group in groups.items()], prefix, kind)
     where = f"{found.prefix!r}, {kind or found.kind}," if found.prefix else kind or found.kind
     if found.problem:
-        raise ValueError(f"{where} is not whole, or not PyTorch's; {found.problem}")
+        raise ValueError(
+            f"{where} is not whole, or not PyTorch's; {found.problem}; where PyTorch computes weights (weight_norm), give"
+            " the module itself"
+        )
     arrays = {name: _array(name, tensor) for name, tensor in groups[found.prefix].items()}
     dtype = dtype or _dtype_of(arrays)
     if found.kind in ("Linear", _LINEAR_OR_EMBEDDING, _NORM):
@@ -330,20 +333,20 @@ def _from_state_dict(state_dict, prefix, kind, given, dtype):
 
 def _chosen(found, prefix, kind):
     """The one layer that is at the prefix, or in what begins with it, and of this kind."""
-    layers_ = [layer for layer in found if layer.kind != _OTHER or layer.problem]
+    layers_ = [layer for layer in found if layer.kind != _OTHER]
     kinds = sorted({"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "Linear", "Embedding", "LayerNorm"})
     if kind is not None and kind not in kinds:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(kinds)}")
     inside = [layer for layer in layers_ if not prefix or f"{layer.prefix}.".startswith(f"{prefix}.")]
     exact = [layer for layer in inside if layer.prefix == prefix]
-    some = [layer for layer in exact or inside if kind is None or kind in layer.kind.split(" or ")]
+    some = [layer for layer in exact or inside if kind is None or kind in re.split(" or |, ", layer.kind)]
     if not some:
         wanted = f"no {kind or 'layer'}{f' at prefix {prefix!r}' if prefix else ''} among the tensors"
         raise ValueError(f"there is {wanted}; there {_listed(layers_) if layers_ else 'is none at all'}")
     if len(some) > 1:
-        raise ValueError(f"several layers may be meant: expected a prefix that names one of them; there {_listed(some)}")
+        raise ValueError(f"several layers may be meant: expected the prefix of one of them; there {_listed(some)}")
     (layer,) = some
-    if kind is None and " or " in layer.kind:
+    if kind is None and layer.kind in (_LINEAR_OR_EMBEDDING, _NORM):
         one = " or ".join(f"kind={name!r}" for name in layer.kind.split(" or ") if name in kinds)
         raise ValueError(f"{layer} does not say what it is: expected {one}")
     return layer
@@ -358,7 +361,8 @@ def _check_given(where, given, needed, allowed):
     """That what a state dict does not say has been given, and nothing else."""
     missing = [name for name in needed if name not in given]
     if missing:
-        raise ValueError(f"{where} does not say {' and '.join(missing)}: expected {', '.join(f'{n}=' for n in missing)}")
+        wanted = ", ".join(f"{name}=" for name in missing)
+        raise ValueError(f"{where} does not say {' and '.join(missing)}: expected {wanted}")
     unexpected = [name for name in given if name not in (*needed, *allowed)]
     if unexpected:
         raise ValueError(f"{where} has no {', '.join(unexpected)}")
@@ -412,7 +416,7 @@ def _attribute(module, prefix):
     for part in prefix.split(".") if prefix else ():
         inner = getattr(module, part, None)
         if not hasattr(inner, "named_modules"):
-            raise ValueError(f"there is no module at prefix {prefix!r}; {_modules_in(module)}")
+            raise ValueError(f"there is no module at prefix {prefix!r}. {_modules_in(module)}")
         module = inner
     return module
 
@@ -433,8 +437,10 @@ def _kind_of(module):
 
 def _modules_in(module):
     known = [f"{name} ({_kind_of(inner)})" for name, inner in module.named_modules() if name and _is_known(inner)]
+    if not known:
+        return "No such module is in it"
     more = ", ..." if len(known) > _LISTED else ""
-    return f"it has {', '.join(known[:_LISTED]) or 'none that can be taken'}{more}"
+    return f"In it are {', '.join(known[:_LISTED])}{more}: take them one by one, by prefix= or as module.name"
 
 
 def _is_known(module):
@@ -443,11 +449,10 @@ def _is_known(module):
 
 def _from_module(where, module, dtype):
     if not _is_known(module):
-        known = sorted(_MODULES)
+        name = repr(where) if where else "the module"
         raise ValueError(
-            f"{f'{where!r}' if where else 'the module'} is a {type(module).__name__}, expected one of {', '.join(known)}:"
-            f" what another computes is in its code alone. {_modules_in(module).capitalize()}: take them one by one, by"
-            " prefix= or as module.name"
+            f"{name} is a {type(module).__module__}.{type(module).__name__}, and what that computes is in its code alone:"
+            f" expected one of {', '.join(sorted(_MODULES))} of torch.nn. {_modules_in(module)}"
         )
     try:
         return _MODULES[_kind_of(module)](where, module, dtype)
@@ -515,14 +520,23 @@ def _of_dropout(where, module, dtype):
     return feedforward.Dropout(module.p)
 
 
+def _of_flatten(where, module, dtype):
+    _check_attributes(module, {"start_dim": 1, "end_dim": -1})
+    return feedforward.Flatten()
+
+
+def _check_attributes(module, expected):
+    for attribute, value in expected.items():
+        if getattr(module, attribute) != value:
+            came = getattr(module, attribute)
+            raise ValueError(f"{attribute} of {type(module).__name__} is {came!r}, expected {value!r}")
+
+
 def _activation(name, *attributes, **expected):
-    """What makes the Activation of a module: its name, the attributes that are its numbers, and those that it must have."""
+    """What makes the Activation of a module: name, the attributes that are its numbers, and those that it must have."""
 
     def make(where, module, dtype):
-        for attribute, value in expected.items():
-            if getattr(module, attribute) != value:
-                came = getattr(module, attribute)
-                raise ValueError(f"{attribute} of {type(module).__name__} is {came!r}, expected {value!r}")
+        _check_attributes(module, expected)
         numbers = [getattr(module, attribute) for attribute in attributes]
         return feedforward.Activation((name, *numbers))
 
@@ -532,7 +546,7 @@ def _activation(name, *attributes, **expected):
 _MODULES = {
     **dict.fromkeys((*_RECURRENT, *(f"{kind}Cell" for kind in _RECURRENT)), _of_recurrent),
     "Linear": _of_linear, "Embedding": _of_embedding, "LayerNorm": _of_layer_norm, "Sequential": _of_sequential,
-    "Dropout": _of_dropout,
+    "Dropout": _of_dropout, "Flatten": _of_flatten,
     "ELU": _activation("elu", "alpha"), "GELU": _activation("gelu", approximate="none"),
     "Hardsigmoid": lambda where, module, dtype: feedforward.Activation(("hard_sigmoid", 1 / 6, 0.5)),
     "Identity": _activation("linear"), "LeakyReLU": _activation("leaky_relu", "negative_slope"),

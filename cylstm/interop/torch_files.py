@@ -196,7 +196,7 @@ def _of_zip(content):
 
     def bytes_of(storage):
         name = f"data/{storage.key}"
-        needed = storage.count * _ITEMSIZES[storage.dtype]
+        needed = storage.size * _ITEMSIZES[storage.dtype]
         if name not in archive:
             raise ValueError(f"it has no entry {name[:200]!r}")
         found = archive.read(name)
@@ -270,10 +270,10 @@ def _of_pickles(content):
     def bytes_of(storage):
         if storage.key not in found:
             raise ValueError(f"it has no storage {storage.key[:200]!r}")
-        first, count = storage.view or (0, storage.count)
-        size = _ITEMSIZES[storage.dtype]
-        part = found[storage.key][first * size : (first + count) * size]
-        if len(part) < count * size:
+        first, size = storage.view or (0, storage.size)
+        itemsize = _ITEMSIZES[storage.dtype]
+        part = found[storage.key][first * itemsize : (first + size) * itemsize]
+        if len(part) < size * itemsize:
             raise ValueError(f"its storage {storage.key[:200]!r} has {len(found[storage.key])} bytes: too few")
         return part
 

@@ -48,8 +48,8 @@ class Storage(NamedTuple):
 
     key: str  # of a file's entry
     dtype: str
-    count: int
-    view: tuple | None = None  # (first, count) of the elements that are this storage, in the one that the key names
+    size: int
+    view: tuple | None = None  # (first, size) of the elements that are this storage, in the one that the key names
 
 
 class Tensor(NamedTuple):
@@ -66,15 +66,15 @@ def storage_of(identifier):
     """The Storage that a persistent id says: ("storage", type, key, location, count), and in old files a view."""
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise ValueError("an object outside of the pickle is no storage of numbers")
-    _, kind, key, _, count, *view = identifier
+    _, kind, key, _, size, *view = identifier
     if not isinstance(kind, Name) or kind not in _STORAGES:
         raise ValueError("a storage has no type that is known")
-    key, dtype, count = key_of(key), _STORAGES[kind], _size("the size of a storage", count)
+    key, dtype, size = key_of(key), _STORAGES[kind], _size("the size of a storage", size)
     if view and view[0] is not None:
         if not isinstance(view[0], tuple) or len(view[0]) != 3:
             raise ValueError("a view of a storage is not (key, offset, size)")
-        return Storage(key, dtype, count, tuple(_size("a view of a storage", size) for size in view[0][1:]))
-    return Storage(key, dtype, count)
+        return Storage(key, dtype, size, tuple(_size("a view of a storage", part) for part in view[0][1:]))
+    return Storage(key, dtype, size)
 
 
 def key_of(value):
