@@ -316,8 +316,8 @@ def _from_state_dict(state_dict, prefix, kind, given, dtype):
     where = f"{found.prefix!r}, {kind or found.kind}," if found.prefix else kind or found.kind
     if found.problem:
         raise ValueError(
-            f"{where} is not whole, or not PyTorch's; {found.problem}; where PyTorch computes weights (weight_norm), give"
-            " the module itself"
+            f"{where} is not whole, or not PyTorch's; {found.problem}; where PyTorch computes weights (weight_norm),"
+            " give the module itself"
         )
     arrays = {name: _array(name, tensor) for name, tensor in groups[found.prefix].items()}
     dtype = dtype or _dtype_of(arrays)
@@ -451,8 +451,8 @@ def _from_module(where, module, dtype):
     if not _is_known(module):
         name = repr(where) if where else "the module"
         raise ValueError(
-            f"{name} is a {type(module).__module__}.{type(module).__name__}, and what that computes is in its code alone:"
-            f" expected one of {', '.join(sorted(_MODULES))} of torch.nn. {_modules_in(module)}"
+            f"{name} is a {type(module).__module__}.{type(module).__name__}, and what that computes is in its code"
+            f" alone: expected one of {', '.join(sorted(_MODULES))} of torch.nn. {_modules_in(module)}"
         )
     try:
         return _MODULES[_kind_of(module)](where, module, dtype)

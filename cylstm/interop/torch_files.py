@@ -7,6 +7,7 @@ what it has.
 
 import io
 import math
+import operator
 from collections.abc import Mapping
 
 import numpy as np
@@ -67,7 +68,7 @@ def read_state_dict(path):
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     cylstm.Dense(3, 2, rng=0).save(path := os.path.join(directory, "dense.safetensors"))
     ...     {name: array.shape for name, array in read_state_dict(path).items()}
-    {'weight': (2, 3), 'bias': (2,)}
+    {'bias': (2,), 'weight': (2, 3)}
     """
     path = validation.path("path", path)
     _check_kind(path)
@@ -307,7 +308,7 @@ def _of_safetensors(content):
         entries = deserialize(content)
     except SafetensorError as error:
         raise ValueError(f"it is a damaged safetensors file, or none ({error})") from None
-    return {name: _of_entry(name, entry) for name, entry in entries}
+    return {name: _of_entry(name, entry) for name, entry in sorted(entries, key=operator.itemgetter(0))}
 
 
 def _of_entry(name, entry):
