@@ -11,7 +11,6 @@ try:
     import torch
 except ImportError as error:
     raise ImportError(f"cylstm.torch needs PyTorch, which can not be imported: {error}") from error
-from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
 from . import layers
@@ -87,7 +86,6 @@ class _Recurrence(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy, *dstates):
         x, *tensors = ctx.saved_tensors
         call, tape, ctx.tape = ctx.call, ctx.tape, None
@@ -104,7 +102,25 @@ class _Recurrence(torch.autograd.Function):
         call.kept.give_tape(tape)
         weights = (gradients.parameters[name] for name in call.names)
         found = (gradients.dx, *_as_tuple(gradients.dstate)[: call.states], *weights)
-        return (None, *map(torch.from_numpy, found))
+        gradients = tuple(map(torch.from_numpy, found))
+        if torch.is_grad_enabled():  # create_graph
+            gradients = _Once.apply(len(gradients), *gradients, x, *tensors)
+        return (None, *gradients)
+
+
+class _Once(torch.autograd.Function):
+    """(count, *gradients, *what they depend on) -> gradients, whose own gradients are an error and not zero.
+
+    PyTorch's ``once_differentiable`` sees what depends on dy alone.
+    """
+
+    @staticmethod
+    def forward(ctx, count, *tensors):
+        return tuple(tensor.view_as(tensor) for tensor in tensors[:count])
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise RuntimeError("modules of cylstm.torch can be differentiated once: their gradients have no gradient")
 
 
 class _OnCylstm:
@@ -133,6 +149,11 @@ class _OnCylstm:
         ValueError, TypeError
             If a shape, a dtype or a device is another one.
         """
+        if torch.compiler.is_compiling():  # torch.compile goes around what it can not trace
+            return torch.compiler.disable(_OnCylstm._forward)(self, input, hx)
+        return self._forward(input, hx)
+
+    def _forward(self, input, hx):
         states = () if hx is None else _as_tuple(hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, states)
