@@ -8,6 +8,9 @@ what it has.
 import io
 import math
 import operator
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,6 +29,12 @@ MAX_DEPTH = 100
 MAX_NAMES = 1 << 26  # letters of all names
 
 _ITEMSIZES = {dtype: 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize for dtype in torch_pickle.DTYPES}
+
+# What zipfile raises for bytes that are none of an archive.
+_DAMAGE = (
+    ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 # The numbers that an old file begins with: pickled 0x1950a86a20f9469cfc6c, and the version 1001.
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -100,20 +109,24 @@ class Views:
     """Arrays of the tensors of one file.
 
     ``bytes_of(storage)`` gives the bytes of a storage; ``order`` is their order, "<" or ">"; ``limit`` is how many
-    bytes an array may claim.
+    bytes an array may claim, and all storages.
     """
 
     def __init__(self, bytes_of, order, limit):
         self._bytes_of = bytes_of
         self._order = order
-        self._limit = limit
+        self._limit = self._left = limit
         self._numbers = {}
 
     def array(self, tensor):
         storage, dtype, offset, shape, strides = tensor
         key = storage, dtype
         if key not in self._numbers:
-            self._numbers[key] = _numbers(self._bytes_of(storage), dtype, self._order)
+            content = self._bytes_of(storage)
+            self._left -= 2 * len(content)  # float32 of bfloat16
+            if self._left < 0:
+                raise ValueError("its storages come many times, as more than the file holds")
+            self._numbers[key] = _numbers(content, dtype, self._order)
         numbers = self._numbers[key]
         size = numbers.itemsize
         if math.prod(shape) * size > max(self._limit, numbers.nbytes):
@@ -213,12 +226,10 @@ class _Archive:
     """The entries of torch.save's zip file, by their names in its one folder."""
 
     def __init__(self, content):
-        import zipfile
-
         self.limit = self._left = EXPANSION * len(content) + EXPANSION_FLOOR
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(content))
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"it is no whole zip archive ({error})") from None
         names = self._zip.namelist()
         if len(set(names)) < len(names):
@@ -236,9 +247,6 @@ class _Archive:
         return self._root + name in self._infos
 
     def read(self, name):
-        import zipfile
-        import zlib
-
         info = self._infos[self._root + name]
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
             raise ValueError(f"its entry {name[:200]!r} is encrypted, or compressed as PyTorch does not")
@@ -247,7 +255,7 @@ class _Archive:
             raise ValueError(f"its entries would be larger than {self.limit:,} bytes, {EXPANSION} times its size")
         try:
             found = self._zip.read(info)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OSError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"its entry {name[:200]!r} is damaged ({error})") from None
         if len(found) != info.file_size:
             raise ValueError(f"its entry {name[:200]!r} has {len(found)} bytes, expected {info.file_size}")
