@@ -88,6 +88,8 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy, *dstates):
         x, *tensors = ctx.saved_tensors
+        if dy is None and all(dstate is None for dstate in dstates):
+            return (None,) * (2 + len(tensors))
         call, tape, ctx.tape = ctx.call, ctx.tape, None
         if tape is None:  # retain_graph: the backward before has spent it. The same seed makes the same masks
             tape = call.kept.take_tape(call.seed)
