@@ -159,6 +159,12 @@ class _OnCylstm:
         states = () if hx is None else _as_tuple(hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, states)
+        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
+            axes = "batch, seq_len" if self.batch_first else "seq_len, batch"
+            size = f"input_size={self.input_size}"
+            raise ValueError(
+                f"input has shape {tuple(input.shape)}, expected ({axes}, {size}), or (seq_len, {size}), or packed"
+            )
         transposed = self.batch_first and input.dim() == 3
         y, *states_n = self._run(input.transpose(0, 1) if transposed else input, states)
         return y.transpose(0, 1) if transposed else y, _as_state(states_n)

@@ -319,8 +319,8 @@ def test_a_module_is_double_or_float():
 @pytest.mark.parametrize(
     "arguments, error, words",
     [
-        ((torch.ones(5, 2, 2),), ValueError, "x has shape"),
-        ((torch.ones(3),), ValueError, "x has shape"),
+        ((torch.ones(5, 2, 2),), ValueError, r"input has shape \(5, 2, 2\), expected \(seq_len, batch, input_size=3\)"),
+        ((torch.ones(3),), ValueError, r"input has shape \(3,\)"),
         ((torch.ones(5, 2, 3), torch.ones(1, 2, 4)), TypeError, "expected a tuple of two arrays"),
         ((torch.ones(5, 2, 3), (torch.ones(1, 2, 4), torch.ones(1, 3, 4))), ValueError, "state c has shape"),
         ((torch.ones(5, 2, 3), (torch.ones(1, 4), torch.ones(1, 4))), ValueError, "state h has shape"),
