@@ -220,6 +220,29 @@ def test_an_untyped_storage_has_the_dtype_of_its_tensor(read):
     assert read(zipped(pickled))["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.parametrize(
+    "function, before, behind",
+    [
+        ("torch._utils._rebuild_parameter", b"", b"\x88}\x87"),
+        ("torch._utils._rebuild_parameter_with_state", b"(", b"\x88}}t"),
+        ("torch._tensor._rebuild_from_type_v2", b"(" + name("torch._utils._rebuild_parameter") + name("torch.Tensor"),
+         b"\x88}\x87}t"),
+    ],
+)  # fmt: skip
+def test_parameters_and_tensors_with_attributes_are_tensors(function, before, behind, read):
+    pickled = in_dict(name(function) + before + tensor() + behind + b"R}" + text("note") + b"K\x01sb")
+    assert read(zipped(pickled))["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_dicts_of_older_pythons(read):
+    ordered = name("collections.OrderedDict") + b"](](" + text("w") + tensor() + b"ee\x85R"
+    assert list(read(legacy(in_dict(ordered, "model")))) == ["model.w"]
+    tensor_v1 = name("torch._utils._rebuild_tensor") + b"(" + storage() + b"K\x00K\x02\x85K\x03\x85tR"
+    assert read(legacy(in_dict(tensor_v1)))["w"].tolist() == [0, 3]
+    python_2 = b"\x80\x02}U\x01w" + tensor() + b"s."
+    assert list(read(legacy(python_2))) == ["w"]
+
+
 def test_shared_storages_are_shared(read):
     found = read(zipped(b"\x80\x02}(" + text("a") + tensor() + text("b") + tensor((3,), (2,)) + b"u."))
     assert np.shares_memory(found["a"], found["b"]) and found["b"].tolist() == [0, 2, 4]
