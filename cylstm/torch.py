@@ -151,6 +151,8 @@ class _OnCylstm:
         ValueError, TypeError
             If a shape, a dtype or a device is another one.
         """
+        if torch.jit.is_tracing():  # which would take the output for a constant
+            raise RuntimeError("modules of cylstm.torch can not be traced: give their state_dict to PyTorch's")
         if torch.compiler.is_compiling():  # torch.compile goes around what it can not trace
             return torch.compiler.disable(_OnCylstm._forward)(self, input, hx)
         return self._forward(input, hx)
@@ -243,8 +245,9 @@ def _same_bits(one, other):
 class LSTM(_OnCylstm, torch.nn.LSTM):
     """torch.nn.LSTM, computed by cylstm: the same constructor, parameters, initial values and state dict.
 
-    Forward and backward run on cylstm, on the CPU, in float32 or float64. What is returned can be differentiated once.
-    Dropout's masks are not PyTorch's, but ``torch.manual_seed`` decides them.
+    Forward and backward run on cylstm, on the CPU, in float32 or float64, with the threads that
+    :func:`cylstm.set_num_threads` gives. What is returned can be differentiated once. Dropout's masks are not
+    PyTorch's, but ``torch.manual_seed`` decides them. ``torch.compile`` goes around a module; tracing one is an error.
 
     Examples
     --------

@@ -351,8 +351,11 @@ def test_two_tensors_of_one_name_are_refused(read):
 
 
 def test_a_tensor_under_a_key_that_is_no_name_is_refused(read):
-    refused(read, zipped(b"\x80\x02}N" + tensor() + b"s."), "no name")
-    refused(read, zipped(b"\x80\x02}" + number(1 << 80) + tensor() + b"s."), "no name")
+    words = "a key that is neither a string nor an integer"
+    refused(read, zipped(b"\x80\x02}N" + tensor() + b"s."), words)
+    refused(read, zipped(b"\x80\x02}N}" + text("a") + tensor() + b"ss."), words)
+    refused(read, zipped(b"\x80\x02}" + number(1 << 80) + tensor() + b"s."), words)
+    assert read(zipped(pickle.dumps({None: [1], (1, 2): {0.5: [3]}}, 2))) == {}
 
 
 def test_a_pickle_has_an_end(read, monkeypatch):

@@ -78,7 +78,7 @@ GRID = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind, options", GRID, ids=lambda value: value if isinstance(value, str) else str(value))
+@pytest.mark.parametrize("kind, options", GRID[::3], ids=lambda value: value if isinstance(value, str) else str(value))
 def test_a_module_is_what_pytorchs_is(kind, options):
     theirs, ours = modules(kind, 3, 4, **options, **DOUBLE)
     assert all(torch.equal(p, q) for p, q in zip(theirs.parameters(), ours.parameters(), strict=True))
@@ -334,6 +334,32 @@ def test_what_does_not_fit_is_said(arguments, error, words):
         lstm(*arguments)
 
 
+def test_compiled_it_is_gone_around():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = cylstm.torch.GRU(3, 4)
+            self.out = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.out(self.rnn(2 * x)[0]).relu()
+
+    model, x = Model(), torch.randn(5, 2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's own, as it loads its compiler
+        compiled = torch.compile(model, backend="eager")(x)
+    assert torch.equal(compiled, model(x))
+    compiled.sum().backward()
+    assert model.rnn.weight_hh_l0.grad.abs().sum() > 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_traced_it_is_an_error():
+    _, gru = modules("GRU", 3, 4)
+    with pytest.raises(RuntimeError, match="can not be traced"):
+        torch.jit.trace(gru, torch.ones(5, 2, 3))
+
+
 def test_no_row_and_no_step():
     _, lstm = modules("LSTM", 3, 4)
     assert lstm(torch.ones(0, 2, 3))[0].shape == (0, 2, 4)
@@ -439,10 +465,19 @@ class Named(nn.LSTM):
     pass
 
 
+class Ours(cylstm.torch.LSTM):
+    pass
+
+
 def test_modules_are_taken_out_of_others():
     net = Net()
     assert repr(cylstm.from_torch(net, "encoder.rnn")) == "GRU(3, 4, batch_first=True)"
-    assert repr(cylstm.from_torch(Named(3, 4))) == repr(cylstm.from_torch(cylstm.torch.LSTM(3, 4))) == "LSTM(3, 4)"
+    for cls in (Named, Ours, cylstm.torch.LSTM):
+        assert repr(cylstm.from_torch(cls(3, 4))) == "LSTM(3, 4)"
+    patched = nn.GRU(3, 4)
+    patched.forward = net.fc.forward
+    with pytest.raises(ValueError, match="what that computes is in its code alone"):
+        cylstm.from_torch(patched)
     words = r"the module is a .*\.Net, .*In it are encoder.rnn \(GRU\), fc \(Linear\): take them one by one"
     with pytest.raises(ValueError, match=words):
         cylstm.from_torch(net)
@@ -468,11 +503,13 @@ def test_modules_are_taken_out_of_others():
         (lambda: nn.Sequential(nn.ReLU(), nn.Softmax(dim=1)), "^1: dim of Softmax"),
         (lambda: nn.LSTM(3, 4, device="meta"), "weight_ih_l0 can not be read"),
         (lambda: nn.LazyLinear(3), "LazyLinear"),
+        (lambda: torch.jit.script(nn.Linear(3, 4)), "RecursiveScriptModule"),
+        (lambda: nn.ModuleList([nn.ReLU()]), r"ModuleList, .*In it are 0 \(ReLU\)"),
     ],
 )
 def test_modules_that_no_layer_is_like(module, words):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a lazy module
+        warnings.simplefilter("ignore")  # of modules that are lazy, or scripts
         module = module()
     with pytest.raises(ValueError, match=words):
         cylstm.from_torch(module)

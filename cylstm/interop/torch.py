@@ -427,12 +427,11 @@ def _dtype_of_module(module):
 
 
 def _kind_of(module):
-    """The name of the class of PyTorch's that a module is of, "" if its forward is another one."""
-    for cls in type(module).__mro__:
-        if cls.__module__.startswith("torch.nn.modules."):
-            ours = type(module).__module__ == "cylstm.torch"
-            return cls.__name__ if ours or type(module).forward is cls.forward else ""
-    return ""
+    """The name of the class of PyTorch's that a module is of; "" of none, or if its forward is another one."""
+    place = getattr(getattr(type(module), "forward", None), "__module__", "")
+    if "forward" in vars(module) or not (place == "cylstm.torch" or place.startswith("torch.nn.modules.")):
+        return ""
+    return next((cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.modules.")), "")
 
 
 def _modules_in(module):
@@ -461,11 +460,10 @@ def _from_module(where, module, dtype):
 
 
 def _parameters(module, names):
-    """{name: array} of a module's parameters; those that weight_norm makes before each forward are made."""
-    for hook in getattr(module, "_forward_pre_hooks", {}).values():
-        if type(hook).__name__ == "WeightNorm":
-            setattr(module, hook.name, hook.compute_weight(module))
-    return {name: _array(name, getattr(module, name)) for name in names}
+    """{name: array} of a module's parameters; those that weight_norm makes before each forward as it would."""
+    hooks = getattr(module, "_forward_pre_hooks", {}).values()
+    made = {hook.name: hook.compute_weight(module) for hook in hooks if type(hook).__name__ == "WeightNorm"}
+    return {name: _array(name, made[name] if name in made else getattr(module, name)) for name in names}
 
 
 def _of_recurrent(where, module, dtype):

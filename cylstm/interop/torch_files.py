@@ -105,7 +105,7 @@ def _reader(content):
     raise ValueError(f"it {what}, expected one that torch.save or safetensors wrote")
 
 
-class Views:
+class _Views:
     """Arrays of the tensors of one file.
 
     ``bytes_of(storage)`` gives the bytes of a storage; ``order`` is their order, "<" or ">"; ``limit`` is how many
@@ -165,8 +165,10 @@ def named(contents, is_tensor):
 
     def walk(prefix, value, depth):
         if is_tensor(value):
+            if prefix is None:
+                raise ValueError("a tensor has a key that is neither a string nor an integer")
             if prefix in found:
-                raise ValueError(f"two tensors are called {prefix!r}")
+                raise ValueError(f"two tensors are called {prefix[:200]!r}")
             found[prefix] = value
             return
         left[0] -= len(value)
@@ -175,7 +177,7 @@ def named(contents, is_tensor):
         for key, inner in _pairs(value):
             if is_tensor(inner) or _pairs(inner) is not None:
                 name = _joined(prefix, key)
-                left[1] -= len(name)
+                left[1] -= len(name or "")
                 if left[1] < 0:
                     raise ValueError("names are too long")
                 walk(name, inner, depth + 1)
@@ -195,10 +197,11 @@ def _pairs(value):
 
 
 def _joined(prefix, key):
-    if isinstance(key, int):
-        key = str(key) if abs(key) < 1 << 63 else None
-    if not isinstance(key, str):
-        raise ValueError(f"a tensor, or what may hold one, has a key that is no name (in {prefix[:200]!r})")
+    """The name of what has this key in the container of this name; None where one of them can be none."""
+    if isinstance(key, int) and abs(key) < 1 << 63:
+        key = str(key)
+    if prefix is None or not isinstance(key, str):
+        return None
     return f"{prefix}.{key}" if prefix else key
 
 
@@ -219,7 +222,7 @@ def _of_zip(content):
         return found[:needed] if len(found) > needed else found
 
     contents = torch_pickle.read(io.BytesIO(archive.read("data.pkl")))
-    return _named_arrays(contents, Views(bytes_of, order, archive.limit))
+    return _named_arrays(contents, _Views(bytes_of, order, archive.limit))
 
 
 class _Archive:
@@ -286,7 +289,7 @@ def _of_pickles(content):
             raise ValueError(f"its storage {storage.key[:200]!r} has {len(found[storage.key])} bytes: too few")
         return part
 
-    return _named_arrays(contents, Views(bytes_of, "<", EXPANSION * len(content) + EXPANSION_FLOOR))
+    return _named_arrays(contents, _Views(bytes_of, "<", EXPANSION * len(content) + EXPANSION_FLOOR))
 
 
 def _bytes_behind(content, stream, itemsizes):
