@@ -6,10 +6,11 @@
     python make_keras_files.py whole grid.npz.xz                               all models, not only those of the above
     python make_keras_files.py check grid.npz.xz                               where cylstm is: holds it against them
 
-An .npz, which xz makes a tenth of its size, holds for each model NAME the bytes of its file as NAME/file, its inputs and
-outputs as NAME/x and NAME/y, dL/dx for L = sum(y * NAME/dy) as NAME/dx where Keras runs on PyTorch, and what is called
-with it: NAME/about, a JSON text. The weights are uniform, of one generator that the name seeds. Layers of cuDNN run on no
-CPU: their files are of Keras 2.15, and so are their outputs, by the plain layers that it loads their weights into.
+An .npz, which xz makes a tenth of its size, holds for each model NAME the bytes of its file as NAME/file, its inputs
+and outputs as NAME/x and NAME/y, dL/dx for L = sum(y * NAME/dy) as NAME/dx where Keras runs on PyTorch, and what is
+called with it: NAME/about, a JSON text. The weights are uniform, of one generator that the name seeds. Layers of cuDNN
+run on no CPU: their files are of Keras 2.15, and so are their outputs, by the plain layers that it loads their weights
+into.
 """
 
 import io
