@@ -16,13 +16,14 @@ MATH_VERSION = 1
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
     "encoder_decoder", "feedforward", "fitting", "initializers", "losses", "metrics", "plot", "reference", "saving",
-    "schedules", "sequential", "testing", "training",
+    "schedules", "sequential", "testing", "training", "wrappers",
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
         ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
     ),
     "EncoderDecoder": "encoder_decoder",
+    "Final": "wrappers",
     "Sequential": "sequential",
     "from_onnx": "interop.onnx",
     "load": "saving",
@@ -45,6 +46,7 @@ __all__ = [
     "EarlyStopping",
     "Embedding",
     "EncoderDecoder",
+    "Final",
     "Gradients",
     "JordanRNN",
     "Last",
@@ -75,6 +77,7 @@ __all__ = [
     "show_config",
     "testing",
     "training",
+    "wrappers",
 ]
 
 

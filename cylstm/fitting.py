@@ -18,7 +18,7 @@ import numpy as np
 from . import losses, training, validation
 from . import metrics as known_metrics
 from ._core.update import sum_of_squares
-from .sequential import Container
+from .sequential import Model
 from .tape import Gradients, Tape
 
 __all__ = ["Checkpoint", "EarlyStopping", "History", "Training", "fit"]
@@ -504,8 +504,8 @@ def fit(
         one step of the optimiser and hands its states, but no gradient, on to the next. y and the model's output need a
         time axis. A chunk without a valid step is left out.
     stateful : bool, default False
-        Row b of a batch goes on from the state of row b of the batch before; an epoch begins from zeros. Needs
-        ``shuffle=False``, and ``batch_size`` has to divide n. (Validation begins from zeros in each row.)
+        Row b of a batch goes on from the state of row b of the batch before; an epoch begins anew. Needs
+        ``shuffle=False``, and ``batch_size`` has to divide n. (Validation begins anew in each row.)
     clip_norm, clip_value : float, optional
         Limits of the norm of the gradient of all trainable parameters and of each of its elements, which comes first.
     resume : str or path, optional
@@ -553,7 +553,7 @@ def fit(
     >>> history["accuracy"][-1] > 0.9
     True
     """
-    if not isinstance(model, Container):
+    if not isinstance(model, Model):
         raise TypeError(f"model is a {type(model).__name__}, expected a Sequential or an EncoderDecoder")
     loss = losses.get(loss)
     metrics = known_metrics.by_name(() if metrics is None else metrics)

@@ -1,7 +1,7 @@
 """Files: models, and arrays by name with what they mean, in the safetensors format; written whole or not at all.
 
-docs/design.md has the format. Knows of a layer what ``Layer`` says: its arguments, parameters and parts. Nothing that a
-file holds is ever executed, and whatever is wrong with it is a ValueError that names it.
+docs/design.md has the format. Knows of a layer its arguments, parameters, default state and parts. Nothing that a file
+holds is ever executed, and whatever is wrong with it is a ValueError that names it.
 """
 
 import contextlib
@@ -24,9 +24,12 @@ _KEY = "cylstm"
 
 # The classes that a file may name, all among cylstm's. One that is made of other layers has _parts and _from_parts.
 _CLASSES = (
-    "Activation", "Dense", "Dropout", "Embedding", "EncoderDecoder", "GRU", "JordanRNN", "LSTM", "Last", "LayerNorm",
-    "Masking", "RNN", "Repeat", "Sequential",
+    "Activation", "Dense", "Dropout", "Embedding", "EncoderDecoder", "Final", "GRU", "JordanRNN", "LSTM", "Last",
+    "LayerNorm", "Masking", "RNN", "Repeat", "Sequential",
 )  # fmt: skip
+
+# What a file calls the arrays of a recurrent layer's default state, with "h" or "c" behind it.
+_DEFAULT = "default_state."
 
 # How files begin that somebody may take for ours.
 _FOREIGN = {
@@ -40,7 +43,7 @@ _FOREIGN = {
 def save(layer, path):
     """What :meth:`cylstm.layers.Layer.save` does."""
     try:
-        write_file(path, layer.parameters, {"architecture": _architecture(layer)})
+        write_file(path, {**layer.parameters, **_default_states(layer)}, {"architecture": _architecture(layer)})
     except RecursionError:  # whose repr would be one too
         raise ValueError("layers are within layers too deep for a file") from None
 
@@ -54,6 +57,17 @@ def _architecture(layer):
         return {"class": kind, "parts": [[name, _architecture(part)] for name, part in layer._parts]}
     arguments, options = layer._arguments
     return {"class": kind, "arguments": arguments, "options": options, "trainable": bool(layer.trainable)}
+
+
+def _default_states(layer, prefix=""):
+    """{name: array} of the default states of a layer and its parts."""
+    found = {}
+    for name, part in layer._parts:
+        found |= _default_states(part, f"{prefix}{name}.")
+    if getattr(layer, "_default", None) is not None:
+        for letter, array in zip(layer._states, layer._default, strict=True):
+            found[f"{prefix}{_DEFAULT}{letter}"] = array[:, 0]
+    return found
 
 
 def _class(kind):
@@ -126,8 +140,13 @@ def _layer(name, entry, arrays):
     )
     if {"rng", "arrays", "_arrays"} & options.keys():  # which _of and _build know and a file does not
         raise ValueError(f"{where} has the options {', '.join(options)}")
+    names = [_DEFAULT + letter for letter in getattr(_class(kind), "_states", ())]  # a layer without a state has none
+    state = [arrays.get(name) for name in names]
+    arrays = {name: value for name, value in arrays.items() if name not in names}
     try:
         layer = _class(kind)._of(*arguments, arrays=arrays, **options)
+        if any(part is not None for part in state):
+            layer.default_state = state if len(state) > 1 else state[0]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} can not be: {error}") from None
     except MemoryError as error:

@@ -183,9 +183,10 @@ def gradcheck(layer, x, state=None, *, lengths=None, tape=None, eps=None, tolera
         tolerance = TOLERANCES[x.dtype].central
     rng = np.random.default_rng(rng)
 
-    spent = tape()
-    y, *state_n = _forward(layer, x, _arrays(state), lengths, spent)
+    y, *state_n = _forward(layer, x, _arrays(state), lengths, tape())
     state = _arrays(state) or [np.zeros_like(s) for s in state_n]
+    spent = tape()
+    _forward(layer, x, state, lengths, spent)
     dy, *dstate = (rng.standard_normal(out.shape).astype(out.dtype) for out in (y, *state_n))
     gradients = layer.backward(spent, dy, **({"dstate": _state(dstate)} if dstate else {}))
 
