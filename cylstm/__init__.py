@@ -20,10 +20,14 @@ _LAZY_MODULES = (
 )  # fmt: skip
 _LAZY_NAMES = {
     **dict.fromkeys(
-        ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
+        (
+            "Activation", "Dense", "Dropout", "Embedding", "Flatten", "LayerNorm", "Last", "Masking", "Repeat",
+            "Reverse",
+        ),
+        "feedforward",
     ),
     "EncoderDecoder": "encoder_decoder",
-    "Final": "wrappers",
+    **dict.fromkeys(("Bidirectional", "Final"), "wrappers"),
     "Sequential": "sequential",
     "from_onnx": "interop.onnx",
     "load": "saving",
@@ -40,6 +44,7 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "Bidirectional",
     "Checkpoint",
     "Dense",
     "Dropout",
@@ -47,6 +52,7 @@ __all__ = [
     "Embedding",
     "EncoderDecoder",
     "Final",
+    "Flatten",
     "Gradients",
     "JordanRNN",
     "Last",
@@ -54,6 +60,7 @@ __all__ = [
     "Masking",
     "RMSprop",
     "Repeat",
+    "Reverse",
     "Sequential",
     "Stream",
     "Tape",

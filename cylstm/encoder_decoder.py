@@ -21,6 +21,7 @@ from .layers import Recurrent
 from .sequential import Model, Sequential, Summary
 from .steps import Steps
 from .tape import Gradients
+from .wrappers import Wrapper
 
 _NAMES = ("y_in", "y_lengths")
 
@@ -31,7 +32,8 @@ class EncoderDecoder(Model):
     Parameters
     ----------
     encoder : Sequential, recurrent layer, or list of layers
-        Reads x. What it makes of x besides its final states is not used.
+        Reads x. What it makes of x besides its final states is not used. Of a Bidirectional each direction is one
+        recurrent layer.
     decoder : Sequential, recurrent layer, or list of layers
         Writes y from those states and its own inputs. It has as many recurrent layers as the encoder, in their order,
         of the same states; none looks ahead. The states of an encoder's layer of two directions are put side by side,
@@ -453,7 +455,7 @@ def _as_model(name, layers):
         return layers
     if isinstance(layers, (list, tuple)):
         return Sequential(layers)
-    if isinstance(layers, Recurrent):
+    if isinstance(layers, (Recurrent, Wrapper)):
         return Sequential([layers])
     raise TypeError(
         f"{name} is a {type(layers).__name__}, expected a Sequential, a recurrent layer or a list of layers"

@@ -18,6 +18,7 @@ import numpy as np
 from . import losses, training, validation
 from . import metrics as known_metrics
 from ._core.update import sum_of_squares
+from .feedforward import Reverse
 from .sequential import Model
 from .tape import Gradients, Tape
 
@@ -811,7 +812,7 @@ def _check_carry(model, rows, name):
     if isinstance(rows.x, tuple):
         raise ValueError(f"{name} is given, but the model has more than one input")
     for leaf in model._leaves:
-        if getattr(leaf, "bidirectional", False) or getattr(leaf, "reverse", False):
+        if isinstance(leaf, Reverse) or getattr(leaf, "bidirectional", False) or getattr(leaf, "reverse", False):
             raise ValueError(f"{name} is given, but {leaf!r} goes backwards in time: its state can not be handed on")
 
 

@@ -24,8 +24,8 @@ _KEY = "cylstm"
 
 # The classes that a file may name, all among cylstm's. One that is made of other layers has _parts and _from_parts.
 _CLASSES = (
-    "Activation", "Dense", "Dropout", "Embedding", "EncoderDecoder", "Final", "GRU", "JordanRNN", "LSTM", "Last",
-    "LayerNorm", "Masking", "RNN", "Repeat", "Sequential",
+    "Activation", "Bidirectional", "Dense", "Dropout", "Embedding", "EncoderDecoder", "Final", "Flatten", "GRU",
+    "JordanRNN", "LSTM", "Last", "LayerNorm", "Masking", "RNN", "Repeat", "Reverse", "Sequential",
 )  # fmt: skip
 
 # What a file calls the arrays of a recurrent layer's default state, with "h" or "c" behind it.
@@ -53,9 +53,10 @@ def _architecture(layer):
     kind = type(layer).__name__
     if kind not in _CLASSES or _class(kind) is not type(layer):
         raise TypeError(f"{layer!r} is of a class of yours, expected one of {', '.join(_CLASSES)}: use state_dict")
-    if layer._parts:
-        return {"class": kind, "parts": [[name, _architecture(part)] for name, part in layer._parts]}
     arguments, options = layer._arguments
+    if layer._parts:
+        entry = {"class": kind, "parts": [[name, _architecture(part)] for name, part in layer._parts]}
+        return entry | {"options": options} if options else entry
     return {"class": kind, "arguments": arguments, "options": options, "trainable": bool(layer.trainable)}
 
 
@@ -131,8 +132,9 @@ def _layer(name, entry, arrays):
         raise ValueError(f"{where} is of class {kind!r}, expected one of {', '.join(_CLASSES)}")
     where += f", {kind},"
     if "parts" in entry:
-        validation.entries("entry", entry, ("class", "parts"), where)
-        return _container(name, where, kind, entry["parts"], arrays)
+        more = {"options"} & entry.keys()
+        validation.entries("entry", entry, ("class", "parts", *more), where)
+        return _container(name, where, kind, entry, arrays)
     validation.entries("entry", entry, ("class", "arguments", "options", "trainable"), where)
     arguments, options, trainable = (
         _of_type(f"{key} of {where}", entry[key], wanted)
@@ -159,9 +161,11 @@ def _layer(name, entry, arrays):
     return layer
 
 
-def _container(name, where, kind, parts, arrays):
-    """The container of these [name, entry] pairs, with these arrays."""
-    pairs = [_of_type(f"a part of {where}", pair, list) for pair in _of_type(f"parts of {where}", parts, list)]
+def _container(name, where, kind, entry, arrays):
+    """The container of the [name, entry] pairs of this entry, with these arrays."""
+    pairs = _of_type(f"parts of {where}", entry["parts"], list)
+    pairs = [_of_type(f"a part of {where}", pair, list) for pair in pairs]
+    options = _of_type(f"options of {where}", entry.get("options", {}), dict)
     if any(len(pair) != 2 or not isinstance(pair[0], str) for pair in pairs):
         raise ValueError(f"{where} has a part that is not a [name, entry] pair")
     arrays_of = {part: {} for part, _ in pairs}
@@ -173,7 +177,7 @@ def _container(name, where, kind, parts, arrays):
     prefix = f"{name}." if name else ""
     layers = [(part, _layer(prefix + part, entry, arrays_of[part])) for part, entry in pairs]
     try:
-        return _class(kind)._from_parts(layers)
+        return _class(kind)._from_parts(layers, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} can not be: {error}") from None
 

@@ -7,7 +7,7 @@ cell and does no arithmetic. Arrays are batch-first.
 import copy
 import math
 import operator
-from itertools import chain, zip_longest
+from itertools import chain, takewhile, zip_longest
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from . import stack, validation
 from ._core.chain import Chain, Stage
 from ._core.packing import replace_all
-from .feedforward import Dropout, Embedding, Last, Masking, _check_tape
+from .feedforward import Dropout, Embedding, Flatten, Last, Masking, _check_tape
 from .layers import PICKLE_VERSION, Layer, Recurrent, _Snapshot
 from .steps import Steps
 from .tape import Gradients
@@ -298,7 +298,8 @@ class Sequential(Model):
         for name, leaf in zip(self._leaf_names[1:], self._leaf_layers[1:], strict=True):
             if isinstance(leaf, Embedding):
                 raise ValueError(f"layer {name!r}, {leaf!r}, is not the first one, and a layer makes no integers")
-        widths = [leaf._input_width for leaf in self._leaf_layers if leaf._input_width is not None]
+        of_x = takewhile(lambda leaf: not isinstance(leaf, Flatten), self._leaf_layers)  # those behind see T times F
+        widths = [leaf._input_width for leaf in of_x if leaf._input_width is not None]
         self._input_width = widths[0] if widths and not self._takes_integers else None
         self._examples = self._example_inputs()
         self._finish(dtype, ([layer if name == str(n) else (name, layer) for n, (name, layer) in enumerate(pairs)],))
@@ -690,11 +691,13 @@ class SequentialStream(Chain):
         shape = next(iter(model._examples.values()))
         stages, buffer = [], None
         for name, unit in model._units:
-            shape, leaf = unit._output_shape(shape), unit._streamed
+            has_time, shape, leaf = len(shape) == 3, unit._output_shape(shape), unit._streamed
             if isinstance(leaf, Masking):
                 stages.append(Stage(None, None, False, leaf.value))
             elif not isinstance(leaf, (Dropout, Last)):  # these give what they are given
                 try:
+                    if has_time and isinstance(leaf, Flatten):
+                        raise ValueError("Flatten can not stream: it needs all time steps at once")
                     part = leaf._stream_part(rows)
                 except ValueError as error:
                     raise ValueError(f"layer {name!r}, {unit!r}: {error}") from None
@@ -748,7 +751,7 @@ class SequentialStream(Chain):
                     state = next(states)
                     y, state_n, steps = leaf._pass(y, leaf._as_state(state, True), steps, None)
                     after.append(_held(state_n, state, steps, y.shape[1]))
-                elif not isinstance(leaf, Last):
+                elif not isinstance(leaf, (Last, Flatten)):
                     y, _, steps = leaf._pass(y, None, steps, None)
             y = np.array(y.swapaxes(0, 1), order="C")  # (T, n, features)
             if last is not None:

@@ -1,4 +1,4 @@
-"""Layers made of recurrent ones: Final. Arrays are batch-first.
+"""Layers made of recurrent ones: Bidirectional and Final. Arrays are batch-first.
 
 Knows a layer's states by their order and what becomes of two directions by ``stack``; knows no cell.
 """
@@ -107,6 +107,93 @@ class Wrapper(Container):
         return self._streamed._stream_part(batch_size)
 
 
+class Bidirectional(Wrapper):
+    """Two recurrent layers that differ, one of which walks time from its end: in size, options or class.
+
+    y is (batch, seq_len, features): what ``merge`` makes of the outputs of both, each at its own time. The state is a
+    list of two, [that of ``forward``, that of ``backward``], each as the layer takes it, or None.
+
+    Two that are alike are one faster layer, ``LSTM(..., bidirectional=True)``. (That merges the directions after each
+    layer of its stack; here each direction is a stack by itself.)
+
+    Parameters
+    ----------
+    forward, backward : recurrent layers
+        In one direction each, the second with ``reverse=True``, of the same ``input_size`` and dtype.
+    merge : {"concat", "sum", "mul", "average"}
+        All but "concat" need outputs of one width.
+
+    Raises
+    ------
+    TypeError
+        If one of the two is no recurrent layer.
+    ValueError
+        If they do not go together.
+
+    Examples
+    --------
+    >>> import numpy as np, cylstm
+    >>> layer = cylstm.Bidirectional(cylstm.LSTM(3, 4, rng=0), cylstm.GRU(3, 2, reverse=True, rng=1))
+    >>> y, (state, h_n) = layer.forward(np.ones((2, 5, 3), np.float32))
+    >>> y.shape, bool((y[:, 0, 4:] == h_n[0]).all()), list(layer.parameters)[-1]
+    ((2, 5, 6), True, 'backward.bias_hh_l0')
+    """
+
+    _part_names = ("forward", "backward")
+
+    def __init__(self, forward, backward, merge="concat"):
+        self._build(forward, backward, merge)
+
+    def _build(self, forward, backward, merge="concat", _arrays=None):
+        for name, layer, direction, words in (
+            ("forward", forward, (False,), "in the direction of time"), ("backward", backward, (True,), "reverse=True"),
+        ):  # fmt: skip
+            _check_recurrent(name, layer, Recurrent)
+            if layer._scheme.directions != direction:
+                raise ValueError(f"{name} is {layer!r}, expected one direction, {words}")
+        self._merge = validation.choice("merge", merge, ("concat", "sum", "mul", "average"))
+        if forward.input_size != backward.input_size:
+            sizes = f"{forward.input_size} and {backward.input_size}"
+            raise ValueError(f"forward and backward have input_size {sizes}, expected the same x for both")
+        if merge != "concat" and forward._output_size != backward._output_size:
+            sizes = f"{forward._output_size} and {backward._output_size}"
+            raise ValueError(f"merge is {merge!r}, but forward and backward make {sizes} features: expected as many")
+        self._wrap(forward, backward, **({} if merge == "concat" else {"merge": merge}))
+
+    merge = property(lambda self: self._merge, doc="what becomes of the outputs of both")
+
+    @property
+    def layers(self):
+        """(forward, backward)"""
+        return self._layers
+
+    def _output_shape(self, shape):
+        one, other = (layer._output_shape(shape) for layer in self._layers)
+        return (*one[:2], one[2] + other[2]) if self._merge == "concat" else one
+
+    def _run(self, x, state, steps, tapes):
+        parts, states_n = [], []
+        for layer, of_layer, tape in zip(self._layers, state or (None, None), tapes, strict=True):
+            y, state_n, _ = layer._pass(x, of_layer, steps, tape)
+            parts.append(y)
+            states_n.append(state_n)
+        return _merged(parts, self._merge), states_n, steps, parts if self._merge == "mul" else None
+
+    def _run_backward(self, record, dy, dstate):
+        parts = dy, dy
+        if dy is not None:
+            parts = stack._merge_backward(dy, self._merge, record.kept, self._layers[0]._output_size)
+        found = []
+        for layer, tape, part, of_layer in zip(self._layers, record.parts, parts, dstate or (None, None), strict=True):
+            if part is None and of_layer is None:  # what is given is of the other one
+                part = np.zeros((*record.shape[:2], layer._output_size), self._dtype)
+            found.append(layer._pass_backward(tape, part, of_layer))
+        return found[0].dx + found[1].dx, [gradients.dstate for gradients in found], found
+
+    def _stream_part(self, batch_size):
+        return self._layers[1]._stream_part(batch_size)  # which says why there is none
+
+
 class Final(Wrapper):
     """A recurrent layer that gives its final h alone, after the last valid step of each direction.
 
@@ -118,7 +205,7 @@ class Final(Wrapper):
 
     Parameters
     ----------
-    layer : recurrent layer
+    layer : recurrent layer or Bidirectional
         Whose ``merge`` is not None.
 
     Raises
@@ -143,8 +230,7 @@ class Final(Wrapper):
         self._build(layer)
 
     def _build(self, layer, _arrays=None):
-        if not isinstance(layer, Recurrent):
-            raise TypeError(f"layer is a {type(layer).__name__}, expected a recurrent layer such as cylstm.LSTM")
+        _check_recurrent("layer", layer, (Recurrent, Bidirectional))
         layer._output_shape((None, None, None))  # which refuses a pair
         self._wrap(layer)
 
@@ -183,14 +269,24 @@ class Final(Wrapper):
         dstate = layer._take_states(iter(states), True)
         if dy is not None:
             places = _final_h(layer, dstate)
-            for place, part in zip(places, _apart(dy[None], layer, record.kept), strict=True):
+            parts = [dy[None]]
+            if len(places) == 2:
+                parts = stack._merge_backward(dy[None], layer.merge, record.kept, places[0].shape[-1])
+            for place, part in zip(places, parts, strict=True):
                 place += part
         gradients = layer._pass_backward(record.parts[0], None, dstate)
         return gradients.dx, gradients.dstate, [gradients]
 
 
+def _check_recurrent(name, layer, kinds):
+    if not isinstance(layer, kinds):
+        raise TypeError(f"{name} is a {type(layer).__name__}, expected a recurrent layer such as cylstm.LSTM")
+
+
 def _final_h(layer, state):
     """The h of the last layer of the stack in each direction, (1, N, P): views of a state."""
+    if isinstance(layer, Bidirectional):
+        return [h for part, of_part in zip(layer.layers, state, strict=True) for h in _final_h(part, of_part)]
     h = state[0] if isinstance(state, tuple) else state
     return [h[k : k + 1] for k in range(len(h) - layer._directions, len(h))]
 
@@ -202,8 +298,3 @@ def _merged(parts, merge):
     out = np.empty_like(parts[0])
     stack._merge(out, parts, merge)
     return out
-
-
-def _apart(dy, layer, parts):
-    """The gradient of what each direction gave, from that of them together."""
-    return [dy] if len(parts) == 1 else stack._merge_backward(dy, layer.merge, parts, parts[0].shape[-1])

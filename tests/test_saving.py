@@ -380,7 +380,7 @@ IN_PART_0 = {f"0.{name}": value for name, value in WEIGHTS.items()}
     [
         (None, {}, "the model is a NoneType, expected an object"),
         ([], {}, "the model is a list"),
-        ({}, {}, "the model is of class None, expected one of Activation, Dense"),
+        ({}, {}, "the model is of class None, expected one of Activation, Bidir"),
         (of(**{"class": "os.system"}), WEIGHTS, "the model is of class 'os.system', expected one of"),
         (of(**{"class": "reference"}), WEIGHTS, "of class 'reference'"),
         (of(**{"class": "Recurrent"}), WEIGHTS, "of class 'Recurrent'"),
