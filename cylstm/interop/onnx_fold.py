@@ -79,9 +79,9 @@ def graphs(model):
 class Values:
     """The values of a model's names, each found when first asked for: ndarrays, or what ``symbols`` makes of others.
 
-    ``symbols`` has ``take(graph, name)`` for an input of a graph and ``apply(graph, node, values)`` for a node whose
-    inputs are not all constant; among the values of a recurrent node there may be errors. None: there are constants
-    alone.
+    ``symbols`` has ``take(graph, name)`` for an input of a graph, and ``apply(node, values, file, budget)`` for a node
+    whose inputs are not all constant; among the values of a recurrent node there may be errors. None: there are
+    constants alone.
     """
 
     def __init__(self, file, symbols=None):
@@ -116,7 +116,7 @@ class Values:
     def constant(self, graph, name):
         """The ndarray of a name; NotConstantError where an input of the model decides about it."""
         value = self.get(graph, name)
-        if not isinstance(value, np.ndarray) or value.dtype == object:
+        if not is_constant(value):
             raise NotConstantError(f"{name!r} depends on an input of the model")
         return value
 
@@ -143,32 +143,43 @@ class Values:
         errors = [value for value in values if isinstance(value, ValueError)]
         if errors and not (self._symbols and is_recurrent(node)):
             raise errors[0]
-        if self._symbols is None or all(value is None or isinstance(value, np.ndarray) for value in values):
+        if self._symbols is None or all(value is None or is_constant(value) for value in values):
             outputs = compute(node, values, self._file, self._budget)
         else:
-            outputs = self._symbols.apply(graph, node, values)
+            outputs = self._symbols.apply(node, values, self._file, self._budget)
         self._found |= {(graph, output): value for output, value in zip(node.output, outputs, strict=False)}
         if (graph, name) not in self._found:
             raise ValueError(f"{title(node)} does not make so many outputs")
+
+
+def is_constant(value):
+    """Whether a value is an array of numbers, not of sizes that depend on an input."""
+    return isinstance(value, np.ndarray) and value.dtype != object
 
 
 def compute(node, inputs, file, budget):
     """The outputs of a node, of its inputs: ndarrays, or None for one that is not given."""
     function = _FUNCTIONS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if function is None:
-        raise NotConstantError(f"{title(node)} is none of the operators that are computed: {', '.join(_FUNCTIONS)}")
-    attributes = attributes_of(node)
+        raise NotConstantError(f"{title(node)} is no operator that cylstm computes of constants")
+    return called(function, Call(node, file, budget), inputs)
+
+
+def called(function, call, inputs, kind=ValueError):
+    """The outputs of a function; whatever is wrong with its inputs is an error of this kind that names the node."""
     try:
-        return function(_Call(node, attributes, file, budget), *inputs)
+        return [value if isinstance(value, tuple) else np.asarray(value) for value in function(call, *inputs)]
+    except NotConstantError as error:
+        raise NotConstantError(f"{title(call.node)}: {error}") from None
     except (TypeError, ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError) as error:
-        raise ValueError(f"{title(node)} can not be computed: {error}") from None
+        raise kind(f"{title(call.node)}: {error}") from None
 
 
-class _Call:
+class Call:
     """What a function knows beside its inputs."""
 
-    def __init__(self, node, attributes, file, budget):
-        self.node, self.attributes, self.opset, self.directory = node, attributes, file.opset, file.directory
+    def __init__(self, node, file, budget):
+        self.node, self.attributes, self.opset, self.directory = node, attributes_of(node), file.opset, file.directory
         self.take = budget.take
 
     def attribute(self, name, default, *types):
@@ -212,7 +223,7 @@ def _cast(call, x):
         return [x.astype(dtype)]
 
 
-def bounds(call, rank, starts, ends, axes, steps):
+def bounds(call, rank, starts=None, ends=None, axes=None, steps=None):
     """The slices of a node Slice: one for each axis."""
     starts, ends = call.integers("starts", starts), call.integers("ends", ends)
     axes, steps = call.integers("axes", axes), call.integers("steps", steps)

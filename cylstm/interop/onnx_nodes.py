@@ -121,7 +121,7 @@ def _activations(read, attribute):
     return [found[start : start + each] for start in range(0, len(found), each)]
 
 
-def build(read, get, dtype=None, whole=None):
+def build(read, get, dtype=None, lengths=False, columns=None):
     """The layer of a node.
 
     Parameters
@@ -131,8 +131,10 @@ def build(read, get, dtype=None, whole=None):
         The ndarray of a name; NotConstantError where an input of the model decides about it.
     dtype : dtype, optional
         None: that of W, float32 for a smaller one.
-    whole : int, optional
-        Time steps of x, if the file says how many.
+    lengths : bool, default False
+        Whether it has a sequence_lens.
+    columns : callable, optional
+        What W becomes: where the features of X are others than those that the layer is given.
 
     Returns
     -------
@@ -142,6 +144,7 @@ def build(read, get, dtype=None, whole=None):
     node = read.node
     w, r = _weight(read, "W", read.w, get, 3), _weight(read, "R", read.r, get, 3)
     dtype = dtype or np.result_type(w.dtype, np.float32)
+    w = columns(w) if columns else w
     hidden_size = read.hidden_size or r.shape[2]
     rows = len(_GATES[node.op_type][0]) * hidden_size
     arrays = {
@@ -165,7 +168,7 @@ def build(read, get, dtype=None, whole=None):
         "bias": "single" if "bias_ih" in arrays and "bias_hh" not in arrays else "bias_ih" in arrays,
         "batch_first": bool(read.layout), "dtype": dtype,
     }  # fmt: skip
-    if _has_lengths(read, get, whole):
+    if lengths:
         options["semantics"] = "onnx"
     return _layer(read, (w.shape[2], hidden_size), arrays, options)
 
@@ -195,8 +198,11 @@ def _without_forget(array, name):
     return np.concatenate([parts[0], *parts[2:]], axis=1)
 
 
-def _has_lengths(read, get, whole):
-    """Whether sequence_lens is an input of the model. That of the file itself must be what it is without it."""
+def has_lengths(read, get, whole=None):
+    """Whether sequence_lens is an input of the model.
+
+    One that the file has must say no more than ``whole``, the time steps of x where the file says how many.
+    """
     if not read.lengths:
         return False
     try:
@@ -206,10 +212,40 @@ def _has_lengths(read, get, whole):
     if whole is None or (lengths != whole).any():
         steps = "a number of them that the file does not say" if whole is None else whole
         raise ValueError(
-            f"{title(read.node)} has a sequence_lens in the file, {lengths.tolist()}, and x has {steps} time steps: "
+            f"{title(read.node)} has its sequence_lens in the file, {lengths.tolist()}, and x has {steps} time steps: "
             "make it an input of the graph, or leave it away, and give lengths to forward"
         )
     return False
+
+
+def set_state(read, layer, values):
+    """Make what the file has as the initial state the layer's ``default_state``.
+
+    ``values`` are those of initial_h and initial_c, with any number of rows, or None for one that is not there.
+    """
+    parts = []
+    for name, value in zip(("initial_h", "initial_c"), values, strict=False):
+        if value is not None:
+            value = value.swapaxes(0, 1) if read.layout and value.ndim == 3 else value
+            if value.ndim != 3 or value.shape[0] != read.directions or value.dtype.kind != "f":
+                raise ValueError(f"{name} of {title(read.node)} is of dtype {value.dtype} and shape {value.shape}")
+            if (value != value[:, :1]).any():
+                raise ValueError(
+                    f"{name} of {title(read.node)} is in the file, and not one for all rows of a batch: make it an "
+                    "input of the graph, and give it to forward as state"
+                )
+            value = value[:, 0].astype(layer.dtype) if value.shape[1] else None
+        parts.append(value)
+    if not any(part is not None and part.any() for part in parts):
+        return
+    known = next(part for part in parts if part is not None)
+    parts = [np.zeros_like(known) if part is None else part for part in parts]
+    if isinstance(layer, LAYERS[read.node.op_type]):
+        layer.default_state = tuple(parts) if len(parts) > 1 else parts[0]
+        return
+    for n, one in enumerate(layer.layers):
+        of_one = [part[n : n + 1] for part in parts]
+        one.default_state = tuple(of_one) if len(of_one) > 1 else of_one[0]
 
 
 def _layer(read, sizes, arrays, options):
@@ -230,6 +266,6 @@ def _layer(read, sizes, arrays, options):
         return make([0], {"reverse": read.direction == "reverse"})
     if read.activations[0] == read.activations[1]:
         return make([0, 1], {"bidirectional": True})
-    from ..sequential import Bidirectional
+    from .. import Bidirectional
 
     return Bidirectional(make([0], {}), make([1], {"reverse": True}))
