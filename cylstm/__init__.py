@@ -30,6 +30,7 @@ _LAZY_NAMES = {
     **dict.fromkeys(("Bidirectional", "Final"), "wrappers"),
     "Sequential": "sequential",
     "from_onnx": "interop.onnx",
+    "to_onnx": "interop.to_onnx",
     "load": "saving",
     **dict.fromkeys(("Checkpoint", "EarlyStopping"), "fitting"),
     **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"), "training"),
@@ -83,6 +84,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "testing",
+    "to_onnx",
     "training",
     "wrappers",
 ]

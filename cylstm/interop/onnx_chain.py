@@ -14,7 +14,7 @@ from . import onnx_axes as axes
 from .onnx_axes import Symbol, Tensor, position
 from .onnx_files import is_recurrent, title
 from .onnx_fold import Call, NotConstantError, called, compute, is_constant
-from .onnx_nodes import build, has_lengths, read_node, set_state
+from .onnx_nodes import build, has_lengths, merged, pair, read_node, set_state
 
 # What a stage's features are: at each step; the final h of each direction; at the last and the first step, where that
 # is not a final h; the final c.
@@ -42,25 +42,21 @@ class Stage:
         Whether cylstm has an axis of time there; it may be of size 1 in the graph.
     lengths : str
         The sequence_lens of the recurrent nodes so far; "" of none.
-    said : onnx_nodes.Recurrent or None
-        Of a recurrent node.
+    recurrent : bool
+    reverse : ndarray of bool or None
+        Of a recurrent stage, whether the direction of each feature is the reverse one; None where both are merged.
     """
 
-    def __init__(self, node, parent, layer, width, *, said=None, **changed):
-        self.node, self.parent, self.layer, self.width, self.said = node, parent, layer, width, said
+    def __init__(self, node, parent, layer, width, *, recurrent=False, reverse=None, **changed):
+        self.node, self.parent, self.layer, self.width = node, parent, layer, width
+        self.recurrent, self.reverse = recurrent, reverse
         for name in ("symbols", "time", "timed", "lengths"):
             setattr(self, name, changed[name] if name in changed else getattr(parent, name))
         self.first = 0
         self.features = None  # of a stage without a width: the symbol of their axis, once a layer has said which
         self.biased = True  # False: a Dense that an Add may still give its bias
         self.trouble = None  # why the initial state of the layer is not known
-        self.derived = {}  # stages of the same layer with less after it
-
-    @property
-    def reverse(self):
-        """Of each feature of a recurrent stage, whether its direction is the reverse one."""
-        flags = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[self.said.direction]
-        return np.repeat(flags, self.width // len(flags))
+        self.derived = {}  # stages of the same layer with something else after it, by what that is
 
     def chain(self):
         """This stage and those before it, the input last."""
@@ -148,6 +144,8 @@ class Chain:
     def _parts(self, numbers):
         """(the stage, block, component) of numbers of features; a ValueError if they are of more than one stage."""
         stages = self._stages_of(numbers)
+        if len(stages) == 2:
+            stages, numbers = self._paired(stages, numbers)
         if len(stages) != 1:
             raise ValueError(f"it takes what {' and '.join(map(str, stages[:3]))} make side by side, which is no chain")
         block, component = np.divmod(numbers - stages[0].first, stages[0].width or 1)
@@ -173,9 +171,10 @@ class Chain:
     def _ended(self, stage, block, component):
         """The stage of the final h or of the last step of another one."""
         last = np.full(block.shape, LAST)
-        if stage.said is not None:
-            last = np.where(stage.reverse[component], LAST, FINAL)
-            if (block == FINAL).all() and (stage.said.direction != "forward" or stage.lengths):
+        if stage.recurrent:
+            if stage.reverse is not None:
+                last = np.where(stage.reverse[component], LAST, FINAL)
+            if (block == FINAL).all() and (stage.reverse is None or stage.reverse.any() or stage.lengths):
                 return self._derived(stage, "final")
         if (block == last).all():
             return self._derived(stage, "last")
@@ -186,13 +185,74 @@ class Chain:
             from .. import Final
 
             parent, layer = (stage, Last()) if kind == "last" else (stage.parent, Final(stage.layer))
-            symbols = stage.symbols - {stage.time}
-            self._add(ended := Stage(
-                stage.node, parent, layer, stage.width, symbols=symbols, time=None, timed=False, lengths=stage.lengths
-            ))  # fmt: skip
-            ended.trouble = stage.trouble
-            stage.derived[kind] = ended
+            self._derive(
+                stage, kind, layer, stage.width, parent=parent, symbols=stage.symbols - {stage.time}, time=None,
+                timed=False,
+            )  # fmt: skip
         return stage.derived[kind]
+
+    def _derive(self, stage, kind, layer, width, **changed):
+        """Add a stage that has the layer of another one in another form."""
+        same = {name: getattr(stage, name) for name in ("parent", "symbols", "time", "timed", "lengths")} | changed
+        found = stage.derived[kind] = self._add(Stage(stage.node, same.pop("parent"), layer, width, **same))
+        found.trouble = stage.trouble
+
+    def _paired(self, stages, numbers):
+        """Two recurrent stages over the same sequences, one in each direction, as one of two directions."""
+        one, other = stages = sorted(stages, key=lambda stage: stage.reverse is not None and stage.reverse.any())
+        if not (
+            one.recurrent and other.recurrent and one.reverse is not None and other.reverse is not None
+            and not one.reverse.any() and other.reverse.all() and one.parent is other.parent
+            and (one.time, one.lengths) == (other.time, other.lengths)
+        ):  # fmt: skip
+            return stages, numbers
+        kind = "pair", other.first
+        if kind not in one.derived:
+            width = one.width + other.width
+            reverse = np.concatenate([one.reverse, other.reverse])
+            self._derive(one, kind, pair(one.layer, other.layer), width, recurrent=True, reverse=reverse)
+            one.derived[kind].trouble = one.trouble or other.trouble
+        found, moved = one.derived[kind], np.empty_like(numbers)
+        for start, stage in ((0, one), (one.width, other)):
+            here = (numbers >= stage.first) & (numbers < stage.first + _BLOCKS * stage.width)
+            block, component = np.divmod(numbers[here] - stage.first, stage.width)
+            moved[here] = found.first + block * found.width + start + component
+        return [found], moved
+
+    def merge(self, call, a, b, how):
+        """What two directions make, added or multiplied."""
+        both = np.stack(np.broadcast_arrays(a.payload, b.payload))
+        if a.plain or b.plain or a.axes != b.axes:
+            raise ValueError(f"it computes with {a} and {b}, which is no chain")
+        stage, block, component = self._parts(both)
+        forward, reverse = np.sort(component, axis=0)
+        half = 0 if stage.reverse is None else int((~stage.reverse).sum())
+        if not half or 2 * half != stage.width or (reverse - half != forward).any() or (block[0] != block[1]).any():
+            raise ValueError(f"it computes with two parts of {stage} that are not its two directions")
+        if how not in stage.derived:
+            self._derive(stage, how, merged(stage.layer, how), half, recurrent=True)
+        found = stage.derived[how]
+        return [a._replace(payload=found.first + block[0] * half + forward)]
+
+    def scaled(self, call, t, factor):
+        """A Tensor times a number: half the sum of two directions is their average."""
+        stages = [] if t.plain else self._stages_of(t.payload)
+        if factor == 0.5 and len(stages) == 1 and stages[0].recurrent and stages[0].layer.merge == "sum":
+            (stage,) = stages
+            if "average" not in stage.derived:
+                self._derive(stage, "average", merged(stage.layer, "average"), stage.width, recurrent=True)
+            return [t._replace(payload=t.payload - stage.first + stage.derived["average"].first)]
+        return self.activation(call, t, "affine", factor, 0.0)
+
+    def product(self, call, a, b):
+        """A product of two Tensors: swish, or two directions."""
+        for x, factor in ((a, b), (b, a)):
+            stages = [] if factor.plain else self._stages_of(factor.payload)
+            if len(stages) == 1 and isinstance(stages[0].layer, Activation) and stages[0].layer.activation == "sigmoid":
+                (sigmoid,), (stage, t) = stages, self.settle(x)
+                if sigmoid.parent is stage and (t.payload - stage.first == factor.payload - sigmoid.first).all():
+                    return self.activation(call, x, "swish")
+        return self.merge(call, a, b, "mul")
 
     def _features(self, call, t, axis=-1):
         """(stage, order, axes) of what has its features along an axis.
@@ -203,6 +263,9 @@ class Chain:
         stage, t = self.settle(t)
         stage, t = self._repeated(call.node, stage, t)
         axis = position(t, axis)
+        if t.axes[axis] is not None and stage.width == 1 and len(t.axes) == 2:  # (batch, time * 1)
+            (t,) = self.flat(call, Tensor((*t.axes, None), t.payload[..., None]))
+            return self._features(call, t)
         if t.axes[axis] is not None:
             if stage.width is not None or len(t.axes[axis]) != 1 or stage.features not in (None, *t.axes[axis]):
                 raise ValueError(f"the features of {stage} are not along axis {axis}")
@@ -253,18 +316,18 @@ class Chain:
             return values[name]
 
         lengths = said.lengths if has_lengths(said, get, time and time.size) else ""
-        if lengths != stage.lengths and any(one.said for one in stage.chain()):
+        if lengths != stage.lengths and any(one.recurrent for one in stage.chain()):
             raise ValueError("its sequence_lens is not that of the recurrent nodes before it")
         layer = build(said, get, self._dtype, bool(lengths), lambda w: _columns(w, order, stage.width))
         hidden_size = get(said.r).shape[2]
         found = self._child(
             call.node, stage, layer, said.directions * hidden_size, symbols={*t.symbols} - {stage.features}, time=time,
-            timed=True, lengths=lengths, said=said,
+            timed=True, lengths=lengths, recurrent=True, reverse=np.repeat(said.reverse, hidden_size),
         )  # fmt: skip
-        found.trouble = self._set_state(found, [values[name] if name else None for name in said.state])
-        return _outputs(found, t, said.layout)
+        found.trouble = self._set_state(found, said, [values[name] if name else None for name in said.state])
+        return _outputs(found, t, said)
 
-    def _set_state(self, stage, values):
+    def _set_state(self, stage, said, values):
         """Give the layer the initial state that the file has; return why it is not known."""
         known, trouble = [], None
         for value in values:
@@ -278,7 +341,7 @@ class Chain:
                 known.append(value.payload if isinstance(value, Tensor) else value)
                 continue
             known.append(None)
-        set_state(stage.said, stage.layer, known)
+        set_state(said, stage.layer, known)
         return trouble
 
     def embedding(self, call, weight, indices):
@@ -312,7 +375,7 @@ class Chain:
         """A sum with what the file has: the bias of the product before it."""
         stage, t = self._whole(call, t)
         if stage.biased:
-            return self.activation(call, t, "affine", 1.0, _scalar(bias))
+            return self._shifted(call, stage, t, _scalar(bias))
         layer = stage.layer
         arrays = {"weight": layer.parameters["weight"], "bias": _bias(bias, stage.width)}
         sizes = layer.in_features, layer.out_features
@@ -321,6 +384,14 @@ class Chain:
             symbols=stage.symbols,
         )  # fmt: skip
         return _output(found, t)
+
+    def _shifted(self, call, stage, t, number):
+        """A sum with a number: behind a product with one, both are one function."""
+        last = stage.layer.activation if isinstance(stage.layer, Activation) else ()
+        if last[:1] != ("affine",) or last[2] != 0:
+            return self._elementwise(call, stage, t, Activation(("affine", 1.0, number)))
+        before = t._replace(payload=t.payload - stage.first + stage.parent.first)
+        return self._elementwise(call, stage.parent, before, Activation(("affine", last[1], number)))
 
     def activation(self, call, t, *activation):
         """A function of each number: features and axes stay where they are."""
@@ -368,7 +439,7 @@ class Chain:
             if index not in (-1, 0) and index + 1 != symbol.size:
                 raise ValueError(f"it takes time step {index}, expected the last one")
             blocks = np.full(numbers.shape, FIRST if index == 0 and symbol.size != 1 else LAST)
-            if stage.said is not None:  # at its end, what a direction makes is its final h
+            if stage.reverse is not None:  # at its end, what a direction makes is its final h
                 blocks[stage.reverse[component] == (blocks == FIRST)] = FINAL
             numbers = stage.first + blocks * stage.width + component
         return t._replace(axes=(*t.axes[:axis], None, *t.axes[axis + 1 :]), payload=numbers)
@@ -405,7 +476,7 @@ class Chain:
         """Whether a Tensor is final states of recurrent nodes alone."""
         if not isinstance(t, Tensor) or t.plain:
             return False
-        return all(stage.said is not None for stage in self._stages_of(t.payload)) and all(
+        return all(stage.reverse is not None for stage in self._stages_of(t.payload)) and all(
             self._block(number) in (FINAL, CELL) for number in np.unique(t.payload)
         )
 
@@ -434,9 +505,9 @@ def _output(stage, t):
     return [Tensor((*t.axes[:-1], None), (stage.first + np.arange(stage.width)).reshape(shape))]
 
 
-def _outputs(stage, t, layout):
+def _outputs(stage, t, said):
     """Y, Y_h and Y_c of a recurrent stage, whose X is t."""
-    directions = stage.said.directions
+    directions, layout = said.directions, said.layout
     numbers = (stage.first + np.arange(stage.width)).reshape(directions, 1, -1)
     last = Tensor((None, t.axes[1 - layout], None), numbers)
     every = Tensor((t.axes[layout], *last.axes), numbers[None])
@@ -594,7 +665,7 @@ def _scaled(array, factor):
 
 def _add(chain, call, a, b):
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        raise ValueError("it adds two things that depend on an input, which is no chain")
+        return chain.merge(call, a, b, "sum")
     return chain.add_bias(call, *((a, b) if isinstance(a, Tensor) else (b, a)))
 
 
@@ -603,12 +674,14 @@ def _sub(chain, call, a, b):
 
 
 def _mul(chain, call, a, b):
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return chain.product(call, a, b)
     a, b = (a, b) if isinstance(a, Tensor) else (b, a)
-    return chain.activation(call, a, "affine", _scalar(b), 0.0)
+    return chain.scaled(call, a, _scalar(b))
 
 
 def _div(chain, call, a, b):
-    return chain.activation(call, a, "affine", 1.0 / _scalar(b), 0.0)
+    return chain.scaled(call, a, 1.0 / _scalar(b))
 
 
 _HANDLERS = {

@@ -56,9 +56,14 @@ class Recurrent(NamedTuple):
     p: str
 
     @property
+    def reverse(self):
+        """Of each direction, whether it is the reverse one."""
+        return {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[self.direction]
+
+    @property
     def directions(self):
         """How many there are."""
-        return 2 if self.direction == "bidirectional" else 1
+        return len(self.reverse)
 
 
 def read_node(node):
@@ -269,3 +274,28 @@ def _layer(read, sizes, arrays, options):
     from .. import Bidirectional
 
     return Bidirectional(make([0], {}), make([1], {"reverse": True}))
+
+
+def pair(forward, backward):
+    """Two layers, one in each direction, as one: a bidirectional one, where they differ in nothing else."""
+    from .. import Bidirectional
+
+    (sizes, options), (others, of_other) = forward._arguments, backward._arguments
+    if sizes != others or {**options, "reverse": True} != of_other or type(forward) is not type(backward):
+        return Bidirectional(forward, backward)
+    if forward.default_state is not None or backward.default_state is not None:
+        return Bidirectional(forward, backward)
+    arrays = forward.state_dict() | {f"{name}_reverse": array for name, array in backward.parameters.items()}
+    return type(forward)._of(*sizes, arrays=arrays, **options, bidirectional=True)
+
+
+def merged(layer, how):
+    """A layer of two directions with another ``merge``."""
+    from .. import Bidirectional
+
+    if isinstance(layer, Bidirectional):
+        return Bidirectional(*layer.layers, merge=how)
+    sizes, options = layer._arguments
+    found = type(layer)._of(*sizes, arrays=layer.parameters, **{**options, "merge": how})
+    found.default_state = layer.default_state
+    return found
