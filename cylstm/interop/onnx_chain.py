@@ -12,7 +12,7 @@ import numpy as np
 from ..feedforward import Activation, Dense, Embedding, Last, LayerNorm, Repeat
 from . import onnx_axes as axes
 from .onnx_axes import Symbol, Tensor, position
-from .onnx_files import is_recurrent, title
+from .onnx_files import is_recurrent, number, title
 from .onnx_fold import Call, NotConstantError, called, compute, is_constant
 from .onnx_nodes import build, has_lengths, merged, pair, read_node, set_state
 
@@ -385,17 +385,18 @@ class Chain:
         )  # fmt: skip
         return _output(found, t)
 
-    def _shifted(self, call, stage, t, number):
+    def _shifted(self, call, stage, t, value):
         """A sum with a number: behind a product with one, both are one function."""
         last = stage.layer.activation if isinstance(stage.layer, Activation) else ()
         if last[:1] != ("affine",) or last[2] != 0:
-            return self._elementwise(call, stage, t, Activation(("affine", 1.0, number)))
+            return self._elementwise(call, stage, t, _activation(stage, "affine", 1.0, value))
         before = t._replace(payload=t.payload - stage.first + stage.parent.first)
-        return self._elementwise(call, stage.parent, before, Activation(("affine", last[1], number)))
+        return self._elementwise(call, stage.parent, before, _activation(stage, "affine", last[1], value))
 
     def activation(self, call, t, *activation):
         """A function of each number: features and axes stay where they are."""
-        return self._elementwise(call, *self.settle(t), Activation(activation))
+        stage, t = self.settle(t)
+        return self._elementwise(call, stage, t, _activation(stage, *activation))
 
     def _elementwise(self, call, stage, t, layer):
         found = self._child(call.node, stage, layer, stage.width)
@@ -420,7 +421,7 @@ class Chain:
             raise ValueError("its Scale is not an array of the file with a number for each feature")
         arrays = {"weight": weight, "bias": np.zeros_like(weight) if bias is None else _bias(bias, weight.size)}
         eps, dtype = call.attribute("epsilon", 1e-5, float), self._dtype or np.result_type(weight.dtype, np.float32)
-        layer = LayerNorm._of(weight.size, _short(eps), dtype=dtype, arrays=arrays)
+        layer = LayerNorm._of(weight.size, number(eps, dtype), dtype=dtype, arrays=arrays)
         found = self._child(call.node, stage, layer, weight.size, symbols=stage.symbols - {stage.features})
         return _output(found, t)
 
@@ -477,11 +478,11 @@ class Chain:
         if not isinstance(t, Tensor) or t.plain:
             return False
         return all(stage.reverse is not None for stage in self._stages_of(t.payload)) and all(
-            self._block(number) in (FINAL, CELL) for number in np.unique(t.payload)
+            self._block(feature) in (FINAL, CELL) for feature in np.unique(t.payload)
         )
 
-    def _block(self, number):
-        _, block, _ = self._parts(np.array(number))
+    def _block(self, feature):
+        _, block, _ = self._parts(np.array(feature))
         return int(block)
 
     def layers(self, t):
@@ -518,6 +519,12 @@ def _outputs(stage, t, said):
     return [every, final, cell]
 
 
+def _activation(stage, name, *numbers):
+    """An Activation behind a stage, whose dtype says how its numbers are meant."""
+    dtype = next((one.layer.dtype for one in stage.chain() if one.layer and one.layer.dtype), np.float32)
+    return Activation((name, *(number(value, dtype) for value in numbers)))
+
+
 def _in_order(order, width):
     return np.array_equal(order, np.arange(width))
 
@@ -547,11 +554,6 @@ def _scalar(value):
     return float(value.reshape(-1)[0])
 
 
-def _short(number):
-    """The shortest decimal that is this float32: 1e-5 stands in a file as 9.999999747378752e-06."""
-    return float(str(np.float32(number)))
-
-
 # Nodes: functions of (chain, call, *values)
 
 
@@ -564,9 +566,7 @@ def _function(name, **numbers):
     """An operator that is an activation, with the attributes that it has."""
 
     def apply(chain, call, t):
-        return chain.activation(call, t, name, *(
-            _short(call.attribute(key, number, float)) for key, number in numbers.items()
-        ))  # fmt: skip
+        return chain.activation(call, t, name, *(call.attribute(key, value, float) for key, value in numbers.items()))
 
     return apply
 

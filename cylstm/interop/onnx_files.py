@@ -214,6 +214,11 @@ def of_type(node, name, value, *types):
     return value
 
 
+def number(value, dtype):
+    """A float of the file: of a float32 layer its shortest decimal, 0.2 and not 0.20000000298023224."""
+    return float(str(np.float32(value))) if dtype == np.float32 else float(np.float32(value))
+
+
 def name_of(node):
     """A node's name, or of one without, that of its first output."""
     return node.name or next((output for output in node.output if output), f"an unnamed {node.op_type}")

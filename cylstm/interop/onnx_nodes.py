@@ -10,7 +10,7 @@ import numpy as np
 
 from ..layers import GRU, LSTM, RNN
 from .gates import reorder
-from .onnx_files import attributes_of, of_type, title
+from .onnx_files import attributes_of, number, of_type, title
 from .onnx_fold import NotConstantError
 
 LAYERS = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
@@ -82,7 +82,7 @@ def read_node(node):
     layout = _choice(node, "layout", attribute("layout", 0, int))
     options = {}
     if attribute("clip", None, float, int) is not None:
-        options["clip"] = {"gates": float(given["clip"])}
+        options["clip"] = {"gates": given["clip"]}
     if _choice(node, "input_forget", attribute("input_forget", 0, int)) and node.op_type == "LSTM":
         options["coupled"] = "f=1-i"
     if node.op_type == "GRU":
@@ -115,7 +115,7 @@ def _activations(read, attribute):
         if not isinstance(name, str) or name.lower() not in _ACTIVATIONS:
             raise ValueError(f"{where} has the activation {name!r}, expected one of {', '.join(_ACTIVATIONS)}")
         ours, *defaults = _ACTIVATIONS[name.lower()]
-        taken = [float(next(values, default)) for values, default in zip(rest, defaults, strict=False)]
+        taken = [next(values, default) for values, default in zip(rest, defaults, strict=False)]
         found.append((ours, *taken) if taken else ours)
     for name, values, left in zip(("alpha", "beta"), numbers, rest, strict=True):
         more = len(list(left))
@@ -175,6 +175,8 @@ def build(read, get, dtype=None, lengths=False, columns=None):
     }  # fmt: skip
     if lengths:
         options["semantics"] = "onnx"
+    if "clip" in options:
+        options["clip"] = {"gates": number(options["clip"]["gates"], dtype)}
     return _layer(read, (w.shape[2], hidden_size), arrays, options)
 
 
@@ -263,7 +265,10 @@ def _layer(read, sizes, arrays, options):
             for n, suffix in zip(which, ("", "_reverse"), strict=False)
             for name, array in arrays.items()
         }
-        activations = read.activations[which[0]]
+        activations = [
+            part if isinstance(part, str) else (part[0], *(number(value, options["dtype"]) for value in part[1:]))
+            for part in read.activations[which[0]]
+        ]
         more |= {"nonlinearity": activations[0]} if kind == "RNN" else {"activations": tuple(activations)}
         return LAYERS[kind]._of(*sizes, arrays=named, **options, **more)
 
