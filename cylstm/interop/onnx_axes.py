@@ -290,6 +290,8 @@ def _taken(parts, size, end):
         rest.remove(parts[end])
         put(parts.pop(end))
     while count > 1 or (count == 1 and not taken and parts and _size(parts[end]) == 1):
+        if not taken and parts and _size(parts[end]) == 0:  # a graph that is for one size, which PyTorch writes so
+            parts[end].size = count
         here = _size(parts[end]) if parts else 0
         if here == 0 or (count % here and (isinstance(parts[end], Symbol) or here % count)):
             raise ValueError(f"an axis of size {count} can not be made of the ones that are there")
