@@ -44,18 +44,20 @@ ROLES = {"LSTM": 3, "GRU": 2, "RNN": 1}
 INPUTS = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"]
 LENGTHS = np.array([3, 0, 5, 1], dtype=np.int32)
 
-# With numbers that neither the specification nor onnxruntime has as defaults. Of gates only those that have bounds:
-# with others h grows until float32 has no digit left.
+# With numbers that neither the specification nor onnxruntime has as defaults. Of gates those alone that have bounds, of
+# a GRU those from 0 to 1: with others h grows until float32 has no digit left.
 ACTIVATIONS = [
     ("Sigmoid",), ("Tanh",), ("Relu",), ("Softsign",), ("Softplus",), ("LeakyRelu", 0.25), ("ThresholdedRelu", 0.5),
     ("Elu", 0.5), ("Affine", 0.5, 0.25), ("ScaledTanh", 0.75, 0.5), ("HardSigmoid", 0.25, 0.375),
 ]  # fmt: skip
-GATE_ACTIVATIONS = [one for one in ACTIVATIONS if one[0] in ("Sigmoid", "Softsign", "ScaledTanh", "HardSigmoid")]
+GATES_OF = {"LSTM": ("Sigmoid", "Tanh", "Softsign", "ScaledTanh", "HardSigmoid"), "GRU": ("Sigmoid", "HardSigmoid")}
 
 
 def choose(operator, place):
     """The activations of a direction, ``place(count)`` of a list each."""
-    kinds = [ACTIVATIONS] if operator == "RNN" else [GATE_ACTIVATIONS, *[ACTIVATIONS] * (ROLES[operator] - 1)]
+    kinds = [ACTIVATIONS] * ROLES[operator]
+    if operator in GATES_OF:
+        kinds[0] = [one for one in ACTIVATIONS if one[0] in GATES_OF[operator]]
     return [kind[place(len(kind))] for kind in kinds]
 
 
