@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import cylstm
+from cylstm.interop import onnx as interop
 
 onnx = pytest.importorskip("onnx")
 
@@ -82,3 +83,462 @@ def test_what_pytorch_exports_makes_what_onnxruntime_makes(exporter):
     assert len(cases) >= 12
     for name, (about, arrays) in cases.items():
         assert difference(about, arrays) < TOLERANCE[arrays["y"].dtype], name
+
+
+# Graphs of our own ------------------------------------------------------------------------------
+
+
+def draw(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype("f")
+
+
+W, R, B, X = draw(0, 1, 12, 3), draw(1, 1, 12, 4), draw(2, 1, 24), draw(3, 5, 2, 3)
+TWO = {"W2": draw(4, 2, 12, 3), "R2": draw(5, 2, 12, 4), "B2": draw(6, 2, 24)}
+GRU = ("GRU", "x,W,R,B", "Y,H", {"hidden_size": 4, "linear_before_reset": 1})
+BOTH = ("GRU", "x,W2,R2,B2", "Y,H", {"hidden_size": 4, "linear_before_reset": 1, "direction": "bidirectional"})
+
+
+def make(nodes, arrays=None, outputs="y", opset=17, x=("t", "n", 3), inputs=(), kind=np.float32):
+    """A model of nodes, each (op, inputs, outputs[, attributes]), of arrays of the file and an input x."""
+    h = onnx.helper
+    nodes = [
+        h.make_node(op, ins.split(",") if ins else [], outs.split(","), f"{op}_{n}", **(rest[0] if rest else {}))
+        for n, (op, ins, outs, *rest) in enumerate(nodes)
+    ]
+    stored = {"W": W, "R": R, "B": B, **TWO} | (arrays or {})
+    stored = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()]
+    infos = [h.make_tensor_value_info("x", h.np_dtype_to_tensor_dtype(np.dtype(kind)), x)]
+    infos += [h.make_tensor_value_info(name, 1, shape) for name, shape in inputs]
+    outputs = [h.make_tensor_value_info(name, 1, None) for name in outputs.split(",")]
+    return h.make_model(h.make_graph(nodes, "g", infos, outputs, stored), opset_imports=[h.make_opsetid("", opset)])
+
+
+def integers(*values):
+    return np.array(values, np.int64)
+
+
+def outputs_of(node):
+    """(y batch-first, h_n) of a layer that a node is, alone."""
+    layer = cylstm.from_onnx(make([node], outputs="Y,H"), node="GRU_0")
+    y, h_n = layer.forward(X)
+    return y.swapaxes(0, 1), h_n
+
+
+# How a weight may come to be: nodes that make V, and arrays that they take.
+TENSOR = onnx.numpy_helper.from_array
+FOLDED = {
+    "Identity": ([("Identity", "W", "V")], {}),
+    "Cast": ([("Cast", "a", "V", {"to": 1})], {"a": W.astype("d")}),
+    "Slice": (
+        [("Slice", "a,start,end,axis,step", "V")],
+        {"a": np.concatenate([W, W[:, ::-1]], 1), "start": integers(-1), "end": integers(-13), "axis": integers(1),
+         "step": integers(-1)},
+    ),
+    "Concat": ([("Concat", "a,b", "V", {"axis": -1})], {"a": W[..., :1], "b": W[..., 1:]}),
+    "Unsqueeze": ([("Unsqueeze", "a,axes", "V")], {"a": W[0], "axes": integers(0)}),
+    "Squeeze": ([("Squeeze", "a,axes", "V")], {"a": W[:, None], "axes": integers(-3)}),
+    "Transpose": ([("Transpose", "a", "V", {"perm": [2, 1, 0]})], {"a": W.T}),
+    "Reshape": ([("Reshape", "a,shape", "V")], {"a": W.reshape(1, 3, 12), "shape": integers(0, 12, -1)}),
+    "Flatten": ([("Flatten", "W", "a", {"axis": 2}), ("Unsqueeze", "a,axes", "V")], {"axes": integers(0)}),
+    "Split": ([("Split", "a,b", "V,c", {"axis": 2})], {"a": np.concatenate([W, W], 2), "b": integers(3, 3)}),
+    "Gather": ([("Gather", "a,b", "V", {"axis": 1})], {"a": W[:, ::-1], "b": np.arange(11, -1, -1)}),
+    "Expand": ([("Expand", "a,b", "c"), ("Mul", "c,W", "V")], {"a": np.ones((1, 1), "f"), "b": integers(1, 12, 3)}),
+    "Tile": ([("Tile", "a,b", "c"), ("Add", "c,W", "V")], {"a": np.zeros((1, 1, 3), "f"), "b": integers(1, 12, 1)}),
+    "ConstantOfShape": ([("Shape", "W", "a"), ("ConstantOfShape", "a", "b"), ("Sub", "W,b", "V")], {}),
+    "Constant": ([("Constant", "", "V", {"value": TENSOR(W)})], {}),
+    "value_floats": ([("Constant", "", "a", {"value_floats": [2.0]}), ("Mul", "a,b", "V")], {"b": W / 2}),
+    "value_int": (
+        [("Constant", "", "a", {"value_int": 0}), ("Constant", "", "b", {"value_ints": [1, 12, 3]}),
+         ("Gather", "b,a", "c"), ("Unsqueeze", "c,axes", "d"), ("Concat", "d,e", "f", {"axis": 0}),
+         ("Reshape", "W,f", "V")],
+        {"axes": integers(0), "e": integers(12, 3)},
+    ),
+    "Where": ([("Equal", "W,W", "a"), ("Where", "a,W,b", "V")], {"b": np.zeros((1, 1, 3), "f")}),
+    "Div": ([("Div", "a,b", "V")], {"a": W * 4, "b": np.float32(4)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_weights_are_computed_of_constants(name):
+    nodes, arrays = FOLDED[name]
+    model = make([*nodes, ("GRU", "x,V,R,B", "Y,H", GRU[3])], arrays)
+    found = cylstm.from_onnx(model, node=f"GRU_{len(nodes)}").parameters
+    assert (found["weight_ih_l0"] == np.concatenate([W[0, 4:8], W[0, :4], W[0, 8:]])).all()
+
+
+def test_attributes_of_old_opsets_do_what_inputs_do_now():
+    nodes = [
+        ("Slice", "a", "b", {"starts": [1], "ends": [13], "axes": [0]}), ("Split", "b", "c,d", {"split": [5, 7]}),
+        ("Concat", "c,d", "e", {"axis": 0}), ("Unsqueeze", "e", "f", {"axes": [0, 1]}),
+        ("Squeeze", "f", "V", {"axes": [0]}), ("GRU", "x,V,R,B", "Y,H", GRU[3]),
+    ]  # fmt: skip
+    a = np.concatenate([W[0, :1], W[0]])
+    found = cylstm.from_onnx(make(nodes, {"a": a}, opset=9), node="GRU_5").parameters
+    assert (found["weight_ih_l0"][8:] == W[0, 8:]).all()
+
+
+HEAD = {"w": draw(7, 4, 2), "c": draw(8, 2), "w8": draw(9, 8, 2)}
+ONE, LAST = integers(1), np.array(-1, np.int64)
+
+# Of y (batch, time, features) and h_n: what is behind the recurrent node BOTH, what it makes, and the layers.
+CHAINS = {
+    "reshape": (
+        [("Transpose", "Y", "a", {"perm": [0, 2, 1, 3]}), ("Reshape", "a,shape", "y")], {"shape": integers(0, 0, -1)},
+        lambda y, h: y, "GRU(3, 4, bidirectional=True)",
+    ),
+    "split and concat": (
+        [("Split", "Y", "a,b", {"axis": 1}), ("Squeeze", "a,one", "d"), ("Squeeze", "b,one", "e"),
+         ("Concat", "d,e", "y", {"axis": 2})], {"one": ONE}, lambda y, h: y, "GRU(3, 4, bidirectional=True)",
+    ),
+    "one direction": (
+        [("Gather", "Y,one", "a", {"axis": 1}), ("MatMul", "a,w", "b"), ("Add", "c,b", "y")],
+        {"one": np.array(1, np.int64)}, lambda y, h: y[..., 4:] @ HEAD["w"] + HEAD["c"],
+        "GRU(3, 4, bidirectional=True), Dense(8, 2)",
+    ),
+    "Y at -1": (
+        [("Gather", "Y,last", "a", {"axis": 0}), ("Transpose", "a", "b", {"perm": [1, 0, 2]}), ("Flatten", "b", "d"),
+         ("Gemm", "d,w8,c", "y", {"alpha": 0.5, "beta": 2.0})], {"last": LAST},
+        lambda y, h: y[:, -1] @ HEAD["w8"] / 2 + 2 * HEAD["c"], "GRU(3, 4, bidirectional=True), Last(), Dense(8, 2)",
+    ),
+    "Y_h": (
+        [("Transpose", "H", "a", {"perm": [1, 0, 2]}), ("Reshape", "a,shape", "y")], {"shape": integers(-1, 8)},
+        lambda y, h: np.concatenate([*h], 1), "Final(GRU(3, 4, bidirectional=True))",
+    ),
+    "ends of Y, turned": (
+        [("Gather", "Y,last", "a", {"axis": 0}), ("Gather", "Y,first", "b", {"axis": 0}), ("Split", "a", "a0,a1"),
+         ("Split", "b", "b0,b1"), ("Concat", "b1,a0", "d", {"axis": 2}), ("Squeeze", "d,axes", "e"),
+         ("MatMul", "e,w8", "y")], {"last": LAST, "first": np.array(0, np.int64), "axes": integers(0)},
+        lambda y, h: np.concatenate([h[1], h[0]], 1) @ HEAD["w8"],
+        "Final(GRU(3, 4, bidirectional=True)), Dense(8, 2, bias=False)",
+    ),
+    "last step by Slice": (
+        [("Slice", "Y,start,end,axes", "a"), ("Squeeze", "a,axes", "b"), ("Gather", "b,first", "d"),
+         ("Sigmoid", "d", "e"), ("MatMul", "e,w", "y")],
+        {"start": integers(-1), "end": integers((1 << 63) - 1), "axes": integers(0), "first": np.array(0, np.int64)},
+        lambda y, h: 1 / (1 + np.exp(-y[:, -1, :4])) @ HEAD["w"], None,
+    ),
+    "product": (
+        [("Split", "H", "a,b"), ("Mul", "a,b", "d"), ("Squeeze", "d,axes", "y")], {"axes": integers(0)},
+        lambda y, h: h[0] * h[1], "Final(GRU(3, 4, bidirectional=True, merge='mul'))",
+    ),
+    "average": (
+        [("Split", "Y", "a,b", {"axis": 1}), ("Add", "b,a", "d"), ("Div", "d,two", "e"), ("Squeeze", "e,one", "y")],
+        {"two": np.float32(2), "one": ONE}, lambda y, h: (y[..., :4] + y[..., 4:]) / 2,
+        "GRU(3, 4, bidirectional=True, merge='average')",
+    ),
+    "swish and affine": (
+        [("Gather", "Y,one", "a", {"axis": 1}), ("Sigmoid", "a", "b"), ("Mul", "b,a", "d"), ("Mul", "d,two", "e"),
+         ("Sub", "e,two", "f"), ("MatMul", "f,w", "y")], {"two": np.float32(2), "one": np.array(1, np.int64)},
+        lambda y, h: (2 * y[..., 4:] / (1 + np.exp(-y[..., 4:])) - 2) @ HEAD["w"], None,
+    ),
+    "turned around": (
+        [("Transpose", "Y", "a", {"perm": [2, 0, 1, 3]}), ("Reshape", "a,shape", "b"),
+         ("Slice", "b,from,to,one,from", "d"), ("Tanh", "d", "y")],
+        {"shape": integers(0, 0, 8), "from": integers(-1), "to": integers(-(1 << 63)), "one": ONE},
+        lambda y, h: np.tanh(y[:, ::-1]), "GRU(3, 4, bidirectional=True), Reverse(), Activation('tanh')",
+    ),
+    "Flatten": (
+        [("Transpose", "Y", "a", {"perm": [2, 0, 1, 3]}), ("Flatten", "a", "b"),
+         ("Gemm", "b,w40,c", "y", {"transB": 1})],
+        {"w40": draw(10, 2, 40)}, lambda y, h: y.reshape(2, 40) @ draw(10, 2, 40).T + HEAD["c"],
+        "GRU(3, 4, bidirectional=True), Flatten(), Dense(40, 2)",
+    ),
+    "Repeat": (
+        [("Gather", "H,first", "a"), ("Unsqueeze", "a,axes", "b"), ("Expand", "b,shape", "d"), ("MatMul", "d,w", "y")],
+        {"first": np.array(0, np.int64), "axes": integers(0), "shape": integers(3, 1, 1)},
+        lambda y, h: np.repeat(h[0][:, None], 3, 1) @ HEAD["w"],
+        "Final(GRU(3, 4, bidirectional=True)), Repeat(3), Dense(8, 2, bias=False)",
+    ),
+    "sizes that are computed": (
+        [("Shape", "x", "s"), ("Gather", "s,first", "t"), ("Gather", "s,one", "n"), ("Unsqueeze", "t,axes", "t1"),
+         ("Unsqueeze", "n,axes", "n1"), ("Mul", "n1,t1", "all"), ("Transpose", "Y", "a", {"perm": [0, 2, 1, 3]}),
+         ("Concat", "all,eight", "flat", {"axis": 0}), ("Reshape", "a,flat", "b"), ("Gemm", "b,w8,c", "d"),
+         ("Concat", "t1,n1,two", "shape", {"axis": 0}), ("Reshape", "d,shape", "y")],
+        {"first": np.array(0, np.int64), "one": np.array(1, np.int64), "axes": integers(0), "eight": integers(8),
+         "two": integers(2)},
+        lambda y, h: y @ HEAD["w8"] + HEAD["c"], "GRU(3, 4, bidirectional=True), Dense(8, 2)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_is_what_its_axes_and_features_mean(name):
+    nodes, arrays, expected, layers = CHAINS[name]
+    model = cylstm.from_onnx(make([BOTH, *nodes], arrays | HEAD))
+    y, _ = model.forward(X.swapaxes(0, 1))
+    assert scaled(y, expected(*outputs_of(BOTH))) < 1e-6
+    assert layers is None or repr(model) == f"Sequential([{layers}])"
+
+
+def test_two_nodes_over_one_x_are_the_directions_of_one_layer():
+    halves = {name + end: array[n : n + 1] for name, array in TWO.items() for n, end in enumerate("fb")}
+    options = {"hidden_size": 4, "linear_before_reset": 1}
+    nodes = [
+        ("GRU", "x,W2f,R2f,B2f", "Yf,Hf", options),
+        ("GRU", "x,W2b,R2b,B2b", "Yb,Hb", options | {"direction": "reverse"}),
+        ("Concat", "Yf,Yb", "Y", {"axis": 3}), ("Concat", "Hf,Hb", "H", {"axis": 2}),
+    ]  # fmt: skip
+    y, h_n = outputs_of(BOTH)
+    one = cylstm.from_onnx(make([*nodes, ("Squeeze", "Y,one", "y")], {"one": ONE, **halves}))
+    assert repr(one) == "Sequential([GRU(3, 4, bidirectional=True)])"
+    assert (one.forward(X.swapaxes(0, 1))[0] == y).all()
+    final = cylstm.from_onnx(make([*nodes, ("Squeeze", "H,zero", "y")], {"zero": integers(0), **halves}))
+    assert (final.forward(X.swapaxes(0, 1))[0] == np.concatenate([*h_n], 1)).all()
+    nodes[1][3]["clip"] = 0.25
+    other = cylstm.from_onnx(make([*nodes, ("Squeeze", "Y,one", "y")], {"one": ONE, **halves}))
+    assert repr(other[0]) == "Bidirectional(GRU(3, 4), GRU(3, 4, reverse=True, clip={'gates': 0.25}))"
+
+
+# What stands in the way of a chain: nodes behind BOTH, and what the message says.
+REFUSED = {
+    "an operator": ([("Conv", "H,a", "y")], {"a": draw(11, 1, 2, 1)}, "node 'Conv_1' .Conv. is nothing that cylstm"),
+    "a custom operator": ([("Relu", "H", "y", {"domain": "mine"})], {}, "node 'Relu_1' .Relu. is nothing"),
+    "a branch": (
+        [("Gather", "Y,last", "a", {"axis": 0}), ("Split", "a", "b,d"), ("Split", "H", "e,f"),
+         ("Concat", "b,d,f", "y", {"axis": 2})], {"last": LAST}, "states or steps of node 'GRU_0'",
+    ),
+    "a sum of two layers": (
+        [("Tanh", "H", "a"), ("Add", "a,H", "y")], {}, "Add_2.*GRU_0' .GRU. and node 'Tanh_1' .Tanh. make side by side",
+    ),
+    "another step": ([("Gather", "Y,two", "y", {"axis": 0})], {"two": np.array(2, np.int64)}, "time step 2, expected"),
+    "the first step": (
+        [("Gather", "Y,zero", "a", {"axis": 0}), ("Tanh", "a", "y")], {"zero": np.array(0, np.int64)},
+        "states or steps",
+    ),
+    "a row of the batch": ([("Gather", "Y,last", "y", {"axis": 2})], {"last": LAST}, "not known to be time"),
+    "features in another order": (
+        [("Gather", "H,two", "y")], {"two": integers(1, 0)}, "the output is some of the features of node 'GRU_0'",
+    ),
+    "Softmax of opset 12": ([("Softmax", "Y", "y", {"axis": 2})], {}, "over all axes from 2 on, expected the last"),
+    "time along another axis": (
+        [("Transpose", "Y", "a", {"perm": [2, 0, 1, 3]}), ("Reshape", "a,shape", "b"),
+         ("GRU", "b,W8,R,B", "y,h", GRU[3])], {"shape": integers(0, 0, 8), "W8": draw(12, 1, 12, 8)},
+        "node 'GRU_3' .GRU.: its time is along another axis",
+    ),
+    "a state of another node": (
+        [("Slice", "H,zero,one", "a"), ("GRU", "x,W,R,B,,a", "b,h", GRU[3]), ("Squeeze", "b,one", "y")],
+        {"zero": integers(0), "one": ONE}, "the initial state of node 'GRU_2' .GRU. comes from node 'GRU_0'",
+    ),
+    "a matrix of the input": ([("MatMul", "H,H", "y")], {}, "node 'MatMul_1' .MatMul.*not with a matrix of the file"),
+    "a mix of axes": ([("Reshape", "Y,shape", "y")], {"shape": integers(0, 2, -1)}, "bring|can not be made|makes one"),
+    "numbers alone": ([("Mul", "H,zero", "a"), ("Identity", "zero", "y")], {"zero": np.float32(0)}, "the output is numbers of the file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_chain_says_which_node_and_how_to_go_on(name):
+    nodes, arrays, message = REFUSED[name]
+    model = make([BOTH, *nodes], arrays, opset=12 if name == "Softmax of opset 12" else 17)
+    with pytest.raises(ValueError, match=message) as error:
+        cylstm.from_onnx(model)
+    assert str(error.value).startswith("the model: the graph is no chain of layers: ")
+    assert "by node='GRU_0'" in str(error.value)
+
+
+def test_a_model_of_many_outputs_asks_which_one():
+    nodes = [GRU, ("Squeeze", "Y,one", "y"), ("Tanh", "y", "z")]
+    model = make(nodes, {"one": ONE}, outputs="y,z,H")
+    with pytest.raises(ValueError, match="it has the outputs 'y', 'z': expected one, which output= can name"):
+        cylstm.from_onnx(model)
+    assert len(cylstm.from_onnx(model, output="z")) == 2
+    assert repr(cylstm.from_onnx(model, output="H")) == "Sequential([GRU(3, 4), Last()])"
+    with pytest.raises(ValueError, match="output is 'Y', expected one of 'y', 'z', 'H'"):
+        cylstm.from_onnx(model, output="Y")
+    assert repr(cylstm.from_onnx(make(nodes[:2], {"one": ONE}, outputs="y,H"))) == "Sequential([GRU(3, 4)])"
+
+
+# States and lengths -----------------------------------------------------------------------------
+
+
+def with_state(*nodes, layout=0, h="h", **options):
+    options = {"hidden_size": 4, "linear_before_reset": 1, "layout": layout} | options
+    return [*nodes, ("GRU", f"x,W,R,B,,{h}", "Y,H", options), ("Squeeze", "Y,axes", "y")]
+
+
+def test_an_initial_state_of_the_file_is_the_default_state():
+    h = draw(13, 4)
+    for rows, nodes in {
+        "as it is": with_state(),
+        "of each row": with_state(("Expand", "h,three", "h3"), h="h3"),
+        "of as many rows as x has": with_state(
+            ("Shape", "x", "s"), ("Slice", "s,one,two", "n"), ("Concat", "one,n,four", "shape", {"axis": 0}),
+            ("Expand", "h,shape", "h3"), h="h3",
+        ),
+    }.items():  # fmt: skip
+        arrays = {"h": h[None, None], "axes": ONE, "one": ONE, "two": integers(2), "four": integers(4),
+                  "three": integers(1, 3, 4)}  # fmt: skip
+        model = make(nodes, arrays)
+        for layer in (cylstm.from_onnx(model)[0], cylstm.from_onnx(model, node=f"GRU_{len(nodes) - 2}")):
+            assert (layer.default_state == h[None]).all(), rows
+    zeros = make(with_state(), {"h": np.zeros((1, 2, 4), "f"), "axes": ONE})
+    assert cylstm.from_onnx(zeros)[0].default_state is None
+    first = make(with_state(layout=1), {"h": np.stack([h, h])[:, None], "axes": integers(2)})
+    assert (cylstm.from_onnx(first)[0].default_state == h[None]).all()
+    with pytest.raises(ValueError, match="initial_h of node 'GRU_0'.*not one for all rows of a batch"):
+        cylstm.from_onnx(make(with_state(), {"h": draw(14, 1, 2, 4), "axes": ONE}), node="GRU_0")
+
+
+def test_an_initial_state_that_is_an_input_is_given_to_forward():
+    h = [draw(n, 1, 2, 4) for n in (15, 16)]
+    nodes = with_state()
+    model = cylstm.from_onnx(make(nodes, {"axes": ONE}, outputs="y,H", inputs=[("h", (1, None, 4))]))
+    layer = cylstm.from_onnx(make([GRU], outputs="Y,H"), node="GRU_0")
+    assert (model.forward(X.swapaxes(0, 1), [h[0]])[0] == layer.forward(X, h[0])[0].swapaxes(0, 1)).all()
+    nodes = [  # both layers' states in one input, as PyTorch has them
+        ("Slice", "h,zero,one", "h0"), ("Slice", "h,one,two", "h1"), *with_state(h="h0")[:1],
+        ("Squeeze", "Y,axes", "a"), ("GRU", "a,W4,R,B,,h1", "Z,J", GRU[3]), ("Squeeze", "Z,axes", "y"),
+        ("Concat", "H,J", "h_n", {"axis": 0}),
+    ]  # fmt: skip
+    arrays = {"axes": ONE, "zero": integers(0), "one": ONE, "two": integers(2), "W4": draw(17, 1, 12, 4)}
+    model = cylstm.from_onnx(make(nodes, arrays, outputs="y,h_n", inputs=[("h", (2, None, 4))]))
+    assert len(model) == 2
+    assert (model.forward(X.swapaxes(0, 1), h)[1][0] == layer.forward(X, h[0])[1]).all()
+
+
+def test_lengths_that_are_an_input_are_given_to_forward():
+    nodes = [("Cast", "n", "i", {"to": 6}), ("GRU", "x,W,R,B,i", "Y,H", GRU[3]), ("Squeeze", "H,axes", "y")]
+    model = cylstm.from_onnx(make(nodes, {"axes": integers(0)}, inputs=[("n", (None,))]))
+    y, _ = model.forward(X.swapaxes(0, 1), lengths=[5, 0])
+    assert (y[1] == 0).all()  # which ONNX says of a row of no step
+    assert (y[0] == outputs_of(GRU)[1][0, 0]).all()
+
+
+def test_lengths_of_the_file_must_be_the_whole_x():
+    def lengths_are(values, steps):
+        nodes = [("GRU", "x,W,R,B,n", "Y,H", GRU[3]), ("Squeeze", "Y,one", "y")]
+        return make(nodes, {"n": np.array(values, np.int32), "one": ONE}, x=(steps, 2, 3))
+
+    assert repr(cylstm.from_onnx(lengths_are([5, 5], 5))) == "Sequential([GRU(3, 4)])"
+    for values, steps in (([5, 4], 5), ([5, 5], "t")):
+        with pytest.raises(ValueError, match="has its sequence_lens in the file"):
+            cylstm.from_onnx(lengths_are(values, steps))
+
+
+# What a node may say ----------------------------------------------------------------------------
+
+
+def lstm(arrays=None, inputs="x,W,R", **attributes):
+    arrays = {"W": draw(18, 1, 16, 3), "R": draw(19, 1, 16, 4)} | (arrays or {})
+    return make([("LSTM", inputs, "y", {"hidden_size": 4} | attributes)], arrays)
+
+
+def test_alphas_and_betas_are_taken_in_order_by_those_that_have_them():
+    layer = cylstm.from_onnx(lstm(
+        activations=["HardSigmoid", "Tanh", "LeakyRelu"], activation_alpha=[0.25, 0.5], activation_beta=[0.75]
+    ), node="LSTM_0")  # fmt: skip
+    assert layer.activations == (("hard_sigmoid", 0.25, 0.75), "tanh", ("leaky_relu", 0.5))
+    defaults = cylstm.from_onnx(lstm(activations=["hardsigmoid", "SCALEDTANH", "ThresholdedRelu"]), node="LSTM_0")
+    assert defaults.activations == (("hard_sigmoid", 0.2, 0.5), ("scaled_tanh", 1.0, 1.0), ("thresholded_relu", 1.0))
+    one = lstm(activations=["Sigmoid", "Affine", "Elu"], activation_alpha=[2.0])
+    assert cylstm.from_onnx(one, node="LSTM_0").activations[1:] == (("affine", 2.0, 0.0), ("elu", 1.0))
+
+
+WRONG = {
+    "activations": ({"activations": ["Sigmoid", "Tanh"]}, "has 2 activations, expected 3"),
+    "an activation": ({"activations": ["Sigmoid", "Tanh", "Sine"]}, "has the activation 'Sine', expected one of sig"),
+    "alphas": ({"activation_alpha": [0.5]}, "1 numbers in activation_alpha, 1 more than Sigmoid, Tanh, Tanh take"),
+    "direction": ({"direction": "backward"}, "direction of node 'LSTM_0' .LSTM. is 'backward', expected forward"),
+    "layout": ({"layout": 2}, "'layout' of node 'LSTM_0' .LSTM. is 2, expected 0 or 1"),
+    "hidden_size": ({"hidden_size": 5}, "W of node 'LSTM_0' .LSTM. has shape .1, 16, 3., expected .1, 20, 3."),
+    "a type": ({"hidden_size": 4.0}, "'hidden_size' of node 'LSTM_0' .LSTM. is a float, expected int"),
+    "an attribute": ({"output_sequence": 1}, "has the attributes output_sequence, which ONNX does not know"),
+    "bidirectional": ({"direction": "bidirectional"}, "W of node 'LSTM_0' .LSTM. has shape .1, 16, 3., expected .2,"),
+    "clip": ({"clip": -1.0}, "clip"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_node_is_refused(name):
+    attributes, message = WRONG[name]
+    with pytest.raises(ValueError, match=f"the model: .*{message}"):
+        cylstm.from_onnx(lstm(**attributes), node="LSTM_0")
+
+
+def test_weights_that_are_no_floats_of_the_file_are_refused():
+    for arrays, message in (
+        ({"R": np.ones((1, 16, 4), int)}, "R of node 'LSTM_0' .LSTM. is of dtype int64 and shape .1, 16, 4., expected"),
+        ({"R": draw(0, 16, 4)}, "R of node 'LSTM_0' .LSTM. is of dtype float32 and shape .16, 4., expected floats"),
+        ({"R": draw(0, 1, 16, 5)}, "R of node 'LSTM_0' .LSTM. has shape .1, 16, 5., expected .1, 16, 4."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cylstm.from_onnx(lstm(arrays), node="LSTM_0")
+    quantised = make(
+        [("DequantizeLinear", "a,s", "V"), ("GRU", "x,V,R,B", "y", GRU[3])],
+        {"a": np.ones((1, 12, 3), np.int8), "s": np.float32(2)},
+    )
+    with pytest.raises(ValueError, match="W of node 'GRU_1' .GRU. is not in the file alone: node 'DequantizeLinear_0'"):
+        cylstm.from_onnx(quantised, node="GRU_1")
+    with pytest.raises(ValueError, match="W of node 'GRU_0' .GRU. is not in the file alone: 'x' depends on an input"):
+        cylstm.from_onnx(make([("GRU", "x,x,R", "y", GRU[3])]), node="GRU_0")
+
+
+@pytest.mark.parametrize("code, expected", [(10, "float32"), (16, "float32"), (1, "float32"), (11, "float64")])
+def test_small_floats_become_float32(code, expected):
+    halves = np.round(W * 4) / 4  # which even bfloat16 has
+    tensors = {name: onnx.helper.make_tensor(name, code, array.shape, array.ravel()) for name, array in
+               {"W": halves, "R": np.round(R * 4) / 4}.items()}  # fmt: skip
+    model = make([("GRU", "x,W,R", "y", GRU[3])])
+    for n, tensor in enumerate(model.graph.initializer):
+        if tensor.name in tensors:
+            model.graph.initializer[n].CopyFrom(tensors[tensor.name])
+    layer = cylstm.from_onnx(model, node="GRU_0")
+    assert layer.dtype == expected
+    assert (layer.parameters["weight_ih_l0"][8:] == halves[0, 8:]).all()
+    assert cylstm.from_onnx(model, node="GRU_0", dtype="float64").dtype == "float64"
+
+
+# Names, and graphs within graphs ----------------------------------------------------------------
+
+
+def branching(depth=1):
+    """A model whose GRU is in a branch of a branch, with W in the outermost graph and the others in the innermost."""
+    h = onnx.helper
+    float_ = h.make_tensor_value_info("y", 1, None)
+    inner = [h.make_node("GRU", ["x", "V", "R", "B"], ["y"], "", **GRU[3])]
+    arrays = [onnx.numpy_helper.from_array(array, name) for name, array in {"R": R, "B": B}.items()]
+    graph = h.make_graph(inner, "inner", [], [float_], arrays)
+    for n in range(depth):
+        other = h.make_graph([h.make_node("GRU", ["x", "V", "R0", "B0"], [f"z{n}"], "other", **GRU[3])], "o", [], [
+            h.make_tensor_value_info(f"z{n}", 1, None)])  # fmt: skip
+        graph = h.make_graph([h.make_node("If", ["c"], [f"y{n}"], f"If_{n}", then_branch=graph, else_branch=other)],
+                             "b", [], [h.make_tensor_value_info(f"y{n}", 1, None)])  # fmt: skip
+    nodes = [h.make_node("Unsqueeze", ["W0", "zero"], ["V"]), *graph.node]
+    stored = {"W0": W[0], "zero": integers(0), "R0": R, "B0": B}
+    infos = [h.make_tensor_value_info("x", 1, ("t", "n", 3)), h.make_tensor_value_info("c", 9, ())]
+    stored = [onnx.numpy_helper.from_array(array, name) for name, array in stored.items()]
+    outer = h.make_graph(nodes, "g", infos, list(graph.output), stored)
+    return h.make_model(outer, opset_imports=[h.make_opsetid("", 17)])
+
+
+def test_nodes_are_listed_in_whatever_graph_they_are():
+    found = interop.recurrent_nodes(branching(2))
+    assert [(node.name, node.where) for node in found] == [
+        ("If_1.else_branch:other", "If_1.else_branch"),
+        ("If_1.then_branch/If_0.else_branch:other", "If_1.then_branch/If_0.else_branch"),
+        ("y", "If_1.then_branch/If_0.then_branch"),
+    ]
+    assert found[0][1:6] == ("GRU", 3, 4, "forward", "float32")
+    layers = [cylstm.from_onnx(branching(2), node=node.name) for node in found]
+    y, _ = outputs_of(GRU)
+    for layer in layers:
+        assert (layer.forward(X)[0].swapaxes(0, 1) == y).all()
+
+
+def test_nodes_of_one_name_are_told_apart():
+    model = make([GRU, ("GRU", "x,W,R,B", "Z,J", GRU[3])])
+    for node in model.graph.node:
+        node.name = "gru"
+    assert [node.name for node in interop.recurrent_nodes(model)] == ["gru", "gru#2"]
+    with pytest.raises(ValueError, match="there is no recurrent node 'lstm', expected one of 'gru', 'gru#2'"):
+        cylstm.from_onnx(model, node="lstm")
+    with pytest.raises(TypeError, match="node is 3, expected a name"):
+        cylstm.from_onnx(model, node=3)
+
+
+def test_describe_says_what_a_file_holds(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(make([BOTH, ("GRU", "x,x,R,B", "Z", {"hidden_size": 4})]), path)
+    assert [tuple(entry) for entry in interop.describe(path)] == [
+        ("GRU_0", "GRU", "input_size=3, hidden_size=4, bidirectional, float32", ""),
+        ("GRU_1", "GRU", "hidden_size=4, weights of an input", ""),
+    ]

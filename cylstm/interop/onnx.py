@@ -96,9 +96,10 @@ def describe(path):
 
 
 def _entry(node):
-    parts = [f"input_size={node.input_size}", f"hidden_size={node.hidden_size}"]
+    sizes = {"input_size": node.input_size, "hidden_size": node.hidden_size}
+    parts = [f"{name}={size}" for name, size in sizes.items() if size is not None]
     parts += [node.direction] if node.direction != "forward" else []
-    parts += [node.dtype] if node.dtype else ["weights are computed from an input"]
+    parts += [node.dtype] if node.dtype else ["weights of an input"]
     parts += [f"in {node.where}"] if node.where else []
     return Entry(node.name, node.op, ", ".join(parts))
 

@@ -461,9 +461,9 @@ class Chain:
         """Steps and features of each sequence side by side."""
         from .. import Flatten
 
-        if len(t.axes) != 3:
+        if len(t.axes) < 3 or any(t.axes[2:]):
             raise ValueError(f"it makes one axis of time and features of {t}, expected (batch, time, features)")
-        stage, t = self._whole(call, t)
+        stage, t = self._whole(call, axes.joined(t, [(0, 1), (1, 2), (2, len(t.axes))]))
         batch, time = t.axes[:2]
         if not stage.timed or batch is None or time is None or time[0] is not (stage.time or time[0]):
             raise ValueError("it makes one axis of features and another one, expected (batch, time, features)")
@@ -487,6 +487,8 @@ class Chain:
 
     def layers(self, t):
         """The layers that make a Tensor, of an input of the model."""
+        if not isinstance(t, Tensor) or t.plain:
+            raise ValueError("the output is numbers of the file, or of a shape")
         stage, t = self.settle(t)
         stage, t = self._repeated(stage.node, stage, t)
         if stage.width is not None and not _in_order(t.payload.reshape(-1) - stage.first, stage.width):

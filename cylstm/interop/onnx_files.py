@@ -92,13 +92,12 @@ def _opset(name, model):
 
 @contextlib.contextmanager
 def named(file):
-    """That every error about a file's content is a ValueError that names the file."""
+    """That every error about a file's content is a ValueError that names the file; NaN and infinity are no errors."""
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     except RecursionError:
         raise ValueError(f"{file.name}: graphs are within graphs too deep") from None
-    except UnicodeError as error:  # a ValueError itself
-        raise ValueError(f"{file.name} is damaged: a name in it is no text ({error})") from None
     except ValueError as error:
         raise ValueError(f"{file.name}: {error}") from None
     except MemoryError as error:
@@ -161,6 +160,8 @@ def _external(tensor, where, directory, size):
     onnx = package()
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
+    if not all(isinstance(text, str) for pair in entries.items() for text in pair):
+        raise ValueError(f"{where} is in a file of its own, whose name is no text")
     if entries.get("length", str(size)) != str(size):
         raise ValueError(f"{where} of shape {tuple(tensor.dims)} has {entries['length']} bytes, expected {size}")
     copy = onnx.TensorProto()  # with a length, or all that is behind the offset would be read

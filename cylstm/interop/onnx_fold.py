@@ -30,6 +30,8 @@ class Graph:
 
     def __init__(self, proto, where="", outer=None):
         self.proto, self.where, self.outer = proto, where, outer
+        if not all(isinstance(name, str) for name in _names(proto)):  # protobuf gives bytes where they are no UTF-8
+            raise ValueError("a name in a graph is no text")
         self.initial = {tensor.name: tensor for tensor in proto.initializer}
         self.sparse = {tensor.values.name for tensor in proto.sparse_initializer}
         self.inputs = {entry.name: entry for entry in proto.input if entry.name not in self.initial}
@@ -51,6 +53,17 @@ class Graph:
                 return graph
             graph = graph.outer
         raise ValueError(f"there is nothing called {name!r}, which a node takes")
+
+
+def _names(proto):
+    """Every name in a graph, but those in graphs within it."""
+    for entries in (proto.initializer, proto.input, proto.output, proto.node):
+        for entry in entries:
+            yield entry.name
+    for node in proto.node:
+        yield from (node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield attribute.name
 
 
 def subgraphs(node):
