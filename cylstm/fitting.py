@@ -826,7 +826,7 @@ def _check_tbptt(model, rows, tbptt):
         if len(made) < 3 or made[1] != size:
             raise ValueError(
                 f"tbptt is given, but the model makes {made} of {shape}, not an output for each step: there is no time "
-                "axis to cut behind a Last or Repeat"
+                "axis to cut behind a Last, Final, Flatten or Repeat"
             )
     if rows.y.shape[:2] != (count, steps):
         found = f"y has shape {rows.y.shape}, expected ({count}, {steps}, ...)"

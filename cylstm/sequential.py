@@ -298,7 +298,8 @@ class Sequential(Model):
         for name, leaf in zip(self._leaf_names[1:], self._leaf_layers[1:], strict=True):
             if isinstance(leaf, Embedding):
                 raise ValueError(f"layer {name!r}, {leaf!r}, is not the first one, and a layer makes no integers")
-        of_x = takewhile(lambda leaf: not isinstance(leaf, Flatten), self._leaf_layers)  # those behind see T times F
+        of_x = list(takewhile(lambda leaf: not isinstance(leaf, Flatten), self._leaf_layers))
+        self._flattens = len(of_x) < len(self._leaf_layers)  # the layers behind that one look at T times F
         widths = [leaf._input_width for leaf in of_x if leaf._input_width is not None]
         self._input_width = widths[0] if widths and not self._takes_integers else None
         self._examples = self._example_inputs()
@@ -417,13 +418,15 @@ class Sequential(Model):
         return np.dtype(np.intp) if self._takes_integers else self._dtype or _float_dtype(x)
 
     def _check_shape(self, shape, name="x"):
-        """That x has the axes of one of the examples. Layers look at no more than their number and at the last."""
+        """That x has the axes of one of the examples. Without a Flatten layers look at their number and at the last."""
         if len(shape) not in self._examples or self._input_width not in (None, shape[-1]):
             features = "features" if self._input_width is None else f"features={self._input_width}"
             words = {2: "(batch, seq_len)" if self._takes_integers else f"(batch, {features})",
                      3: f"(batch, seq_len, {features})"}
             expected = " or ".join(words[axes] for axes in self._examples)
             raise ValueError(f"{name} has shape {shape}, expected {expected}")
+        if self._flattens:
+            self._output_shape(shape)
 
     def _steps(self, lengths, shape, names=("x", "lengths")):
         """What a caller's lengths say of x."""
