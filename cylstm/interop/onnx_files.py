@@ -105,10 +105,10 @@ def named(file):
 
 
 class Budget:
-    """The bytes that what is computed of a file may take in all: sixteen times the file, and 64 MB."""
+    """The bytes that what is computed of a file may take in all: sixteen times the file, and 4 MB."""
 
     def __init__(self, file):
-        self.left = (64 << 20) + 16 * file.model.ByteSize()
+        self.left = (4 << 20) + 16 * file.model.ByteSize()
 
     def take(self, shape, itemsize):
         """Give this many bytes away, before they are allocated; a ValueError says that there are none left."""
