@@ -378,7 +378,7 @@ def test_an_initial_state_of_the_file_is_the_default_state():
     assert cylstm.from_onnx(zeros)[0].default_state is None
     first = make(with_state(layout=1), {"h": np.stack([h, h])[:, None], "axes": integers(2)})
     assert (cylstm.from_onnx(first)[0].default_state == h[None]).all()
-    with pytest.raises(ValueError, match="initial_h of node 'GRU_0'.*not one for all rows of a batch"):
+    with pytest.raises(ValueError, match=r"initial_h of node 'GRU_0'.*not one for all rows of a batch"):
         cylstm.from_onnx(make(with_state(), {"h": draw(14, 1, 2, 4), "axes": ONE}), node="GRU_0")
 
 
@@ -470,9 +470,9 @@ def test_weights_that_are_no_floats_of_the_file_are_refused():
         [("DequantizeLinear", "a,s", "V"), ("GRU", "x,V,R,B", "y", GRU[3])],
         {"a": np.ones((1, 12, 3), np.int8), "s": np.float32(2)},
     )
-    with pytest.raises(ValueError, match="W of node 'GRU_1' .GRU. is not in the file alone: node 'DequantizeLinear_0'"):
+    with pytest.raises(ValueError, match=r"W of node 'GRU_1' .GRU. is not in the file alone: node 'Dequan.*0'"):
         cylstm.from_onnx(quantised, node="GRU_1")
-    with pytest.raises(ValueError, match="W of node 'GRU_0' .GRU. is not in the file alone: 'x' depends on an input"):
+    with pytest.raises(ValueError, match=r"W of node 'GRU_0' .GRU. is not in the file alone: 'x' depends on an input"):
         cylstm.from_onnx(make([("GRU", "x,x,R", "y", GRU[3])]), node="GRU_0")
 
 
@@ -723,8 +723,8 @@ def test_damaged_bytes_are_refused_or_are_in_the_numbers(tmp_path):
     rng = np.random.default_rng(0)
     path = tmp_path / "damaged.onnx"
     contents = [arrays["model"].tobytes() for _, arrays in [*NODES.values()][::9] + [*GRAPHS.values()][::5]]
-    started, outcomes = time.perf_counter(), {True: 0, False: 0}
-    while time.perf_counter() - started < 1.5:
+    outcomes = {True: 0, False: 0}
+    for _ in range(300):
         content = bytearray(contents[rng.integers(len(contents))])
         place = int(rng.integers(len(content)))
         if rng.random() < 0.3:
@@ -737,7 +737,7 @@ def test_damaged_bytes_are_refused_or_are_in_the_numbers(tmp_path):
                 cylstm.from_onnx(path, **arguments)
                 outcomes[True] += 1
             except ValueError as error:
-                assert str(path) in str(error)  # noqa: PT017
+                assert str(path) in str(error)
                 outcomes[False] += 1
     assert min(outcomes.values()) > 0
 
@@ -747,3 +747,173 @@ def test_without_onnx_the_extra_is_named(monkeypatch, tmp_path):
     for call in (lambda: cylstm.from_onnx("model.onnx"), lambda: cylstm.to_onnx(cylstm.GRU(2, 3), tmp_path / "m.onnx")):
         with pytest.raises(ImportError, match=r"pip install 'cylstm\[onnx\]'"):
             call()
+
+
+# Out again --------------------------------------------------------------------------------------
+
+
+def defaulted(layer):
+    """The layer with an initial state of its own."""
+    rows = layer.num_layers * (1 + layer.bidirectional)
+    state = [draw(n, rows, layer.hidden_size).astype(layer.dtype) for n in range(len(layer._states))]
+    layer.default_state = tuple(state) if len(state) > 1 else state[0]
+    return layer
+
+
+def written_models(dtype):
+    """Models of everything that ONNX has."""
+    d = {"dtype": dtype}
+    for kind in (cylstm.LSTM, cylstm.GRU, cylstm.RNN):
+        for options in (
+            {}, {"bidirectional": True}, {"reverse": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False},
+            {"batch_first": True}, {"bidirectional": True, "merge": "sum"}, {"bidirectional": True, "merge": "average"},
+        ):  # fmt: skip
+            yield kind(3, 4, rng=0, **d, **options)
+        yield defaulted(kind(3, 4, 2, rng=0, bidirectional=True, **d))
+    yield cylstm.LSTM(3, 4, bias="single", peepholes=True, rng=0, **d)
+    yield cylstm.GRU(3, 4, reset_after=False, rng=0, **d)
+    forward, reverse = cylstm.LSTM(3, 4, rng=0, **d), cylstm.GRU(3, 4, reverse=True, rng=1, **d)
+    for merge in ("concat", "mul"):
+        yield cylstm.Bidirectional(forward, reverse, merge)
+        yield cylstm.Sequential([cylstm.Final(cylstm.Bidirectional(forward, reverse, merge)), cylstm.Dropout(0.5)])
+    both = cylstm.LSTM(3, 4, bidirectional=True, rng=0, **d)
+    yield cylstm.Sequential([
+        both, cylstm.LayerNorm(8, 2**-17, **d), cylstm.Reverse(), cylstm.RNN(8, 3, rng=1, **d), cylstm.Last(),
+        cylstm.Dense(3, 2, activation="softmax", rng=2, **d),
+    ])  # fmt: skip
+    yield cylstm.Sequential([
+        cylstm.Final(both), cylstm.Dense(8, 3, bias=False, activation="tanh", rng=1, **d), cylstm.Repeat(3),
+        defaulted(cylstm.GRU(3, 2, rng=2, **d)), cylstm.Dense(2, 1, rng=3, **d),
+    ])  # fmt: skip
+    yield cylstm.Sequential([both, cylstm.Dense(8, 2, rng=1, **d), cylstm.Flatten(), cylstm.Dense(12, 2, rng=2, **d)])
+    yield cylstm.Sequential([cylstm.Embedding(7, 3, rng=0, **d), cylstm.GRU(3, 4, rng=1, **d), cylstm.Last()])
+    for activation in ("swish", "relu", ("affine", 0.5, 0.25), ("scaled_tanh", 0.5, 0.75), ("elu", 0.5), "softsign",
+                       "softplus", ("leaky_relu", 0.25), ("hard_sigmoid", 0.25, 0.5), "linear"):  # fmt: skip
+        ends = cylstm.Dense(3, 4, rng=0, **d), cylstm.Dense(4, 2, rng=1, **d)
+        yield cylstm.Sequential([ends[0], cylstm.Activation(activation), ends[1]])
+
+
+def input_of(model, batch=2, steps=6):
+    """x, batch-first, and what the file takes."""
+    dtype = np.float32 if model.dtype is None else model.dtype
+    words = isinstance(model, cylstm.Sequential) and isinstance(model[0], cylstm.Embedding)
+    x = np.random.default_rng(0).integers(0, 7, (batch, steps)) if words else draw(20, batch, steps, 3).astype(dtype)
+    time_major = isinstance(model, cylstm.layers.Recurrent) and not model.batch_first
+    return x, np.ascontiguousarray(x.swapaxes(0, 1)) if time_major else x
+
+
+def states_of(states):
+    """Every array of the states of a model, in their order."""
+    if states is None or isinstance(states, np.ndarray):
+        return [] if states is None else [states]
+    return [array for part in states for array in states_of(part)]
+
+
+def test_what_is_written_is_read_to_the_same_bits(tmp_path):
+    count = 0
+    for dtype in ("float32", "float64"):
+        for model in written_models(dtype):
+            cylstm.to_onnx(model, path := tmp_path / "model.onnx")
+            onnx.checker.check_model(path, full_check=dtype == "float32")
+            x, theirs = input_of(model)
+            y = model.forward(theirs)[0]
+            found, _ = cylstm.from_onnx(path).forward(x)
+            assert np.array_equal(found, y if theirs.shape == x.shape and theirs is x else y.swapaxes(0, 1)), model
+            count += 1
+    assert count > 90
+
+
+def test_what_is_written_runs_in_float64_to_the_same_numbers(tmp_path):
+    from onnx.reference import ReferenceEvaluator
+
+    for model in written_models("float64"):
+        if "RNN" in repr(model) and "bidirectional" in repr(model):
+            continue  # which this evaluator can not
+        cylstm.to_onnx(model, path := tmp_path / "model.onnx")
+        _, x = input_of(model)
+        evaluator = ReferenceEvaluator(str(path))
+        found = dict(zip(evaluator.output_names, evaluator.run(None, {"x": x}), strict=True))
+        y = model.forward(x)
+        assert scaled(found["y"], y[0] if isinstance(y, tuple) else y) < 1e-12, model
+
+
+@pytest.mark.parametrize("lengths, states", [(False, False), (True, True)])
+def test_what_is_written_runs_in_onnxruntime_to_the_same_numbers(tmp_path, lengths, states):
+    runtime = pytest.importorskip("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    for model in [*written_models("float32"), cylstm.LSTM(3, 4, coupled="f=1-i", clip={"gates": 0.5}, rng=0)]:
+        if lengths and any(word in repr(model) for word in ("Last", "Reverse", "Repeat", "Flatten", "Activation")):
+            continue
+        cylstm.to_onnx(model, path := tmp_path / "model.onnx", lengths=lengths, states=states)
+        session = runtime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        _, x = input_of(model, batch=3)
+        feed, arguments = {"x": x}, {}
+        if lengths:
+            arguments["lengths"] = feed["lengths"] = np.array([6, 1, 4], np.int32)
+        rows = [entry for entry in session.get_inputs() if entry.name.endswith("_0")]
+        for n, entry in enumerate(rows):
+            feed[entry.name] = draw(n, entry.shape[0], 3, entry.shape[2])
+        if states:
+            arguments["states" if isinstance(model, cylstm.Sequential) else "state"] = _packed(
+                model, iter([feed[entry.name] for entry in rows])
+            )
+        y = model.forward(x, **arguments)
+        y, ends = y if isinstance(y, tuple) else (y, None)
+        for found, expected in zip(session.run(None, feed), [y, *states_of(ends)], strict=True):
+            assert scaled(found, expected) < 2e-5, model
+
+
+def _packed(model, arrays):
+    """A state of the model, of these arrays in their order."""
+    if isinstance(model, (cylstm.Sequential, cylstm.Bidirectional)):
+        return [_packed(part, arrays) for _, part in model._parts]
+    if isinstance(model, cylstm.Final):
+        return _packed(model.layer, arrays)
+    if not isinstance(model, cylstm.layers.Recurrent):
+        return None
+    state = tuple(next(arrays) for _ in model._states)
+    return state if len(state) > 1 else state[0]
+
+
+@pytest.mark.parametrize("model, message", [
+    (cylstm.LSTM(3, 4, proj_size=2), "the model has proj_size=2, which ONNX has not"),
+    (cylstm.LSTM(3, 4, layer_norm="joint"), "the model has layer_norm='joint', which ONNX has not"),
+    (cylstm.LSTM(3, 4, coupled="i=1-f"), "the model has coupled='i=1-f', which ONNX has not"),
+    (cylstm.LSTM(3, 4, clip={"cell": 1.0}), "the model has clip={'cell': 1.0}, which ONNX has not"),
+    (cylstm.GRU(3, 4, zoneout_h=0.5), "the model has zoneout_h=0.5, which ONNX has not"),
+    (cylstm.GRU(3, 4, bidirectional=True, merge=None), "the model has merge=None, which ONNX has not"),
+    (cylstm.RNN(3, 4, nonlinearity="gelu"), "the model has the activation 'gelu', which ONNX's recurrent"),
+    (cylstm.JordanRNN(3, 4, 2), "the model is JordanRNN.3, 4, 2., and ONNX has no JordanRNN"),
+    (cylstm.Sequential([("m", cylstm.Masking()), cylstm.GRU(3, 4)]), "layer 'm' is Masking.., and ONNX has no Masking"),
+    (cylstm.Sequential([cylstm.Embedding(3, 4, mask_zero=True)]), "layer '0' has mask_zero=True"),
+    (cylstm.Activation("gelu"), "the model has the activation 'gelu', and opset is 17: it needs 20"),
+])  # fmt: skip
+def test_what_onnx_has_not_is_refused_by_name_and_nothing_is_written(tmp_path, model, message):
+    (path := tmp_path / "model.onnx").write_bytes(b"what was there")
+    with pytest.raises(ValueError, match=message):
+        cylstm.to_onnx(model, path)
+    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert path.read_bytes() == b"what was there"
+
+
+def test_arguments_of_to_onnx_are_checked(tmp_path):
+    path, gru = tmp_path / "model.onnx", cylstm.GRU(3, 4, rng=0)
+    for arguments, options, error, message in (
+        (("gru", path), {}, TypeError, "model is a str, expected a layer"),
+        ((gru, path), {"opset": 12}, ValueError, "opset is 12, expected 13 to 22"),
+        ((gru, path), {"lengths": 1}, TypeError, "lengths is 1, expected True or False"),
+        ((gru, tmp_path), {}, IsADirectoryError, None),
+        ((gru, 3), {}, TypeError, "path"),
+        ((cylstm.LayerNorm(3), path), {"opset": 16}, ValueError, "opset is 16: a LayerNorm needs 17"),
+        ((cylstm.Sequential([gru, cylstm.Reverse()]), path), {"lengths": True}, ValueError, "layer '1' is Reverse"),
+        ((cylstm.Sequential([gru, cylstm.Dense(4, 2), cylstm.Last()]), path), {"lengths": True}, ValueError, "Final"),
+        ((cylstm.GRU(3, 4, padding=1.0), path), {"lengths": True}, ValueError, "has padding=1.0, which ONNX has not"),
+    ):
+        with pytest.raises(error, match=message):
+            cylstm.to_onnx(*arguments, **options)
+    assert os.listdir(tmp_path) == []
+    for opset in range(13, 23):
+        cylstm.to_onnx(cylstm.Sequential([gru, cylstm.Last(), cylstm.Activation("softmax")]), path, opset=opset)
+        assert (cylstm.from_onnx(path).layers[0].parameters["weight_hh_l0"] == gru.parameters["weight_hh_l0"]).all()
+        assert onnx.load(path).opset_import[0].version == opset
