@@ -307,7 +307,7 @@ class Chain:
         if len(t.axes) != 3 or any(axis is not None and len(axis) != 1 for axis in t.axes):
             raise ValueError(f"X is {t}, expected 3 axes")
         time, batch = (axis and axis[0] for axis in (t.axes[said.layout], t.axes[1 - said.layout]))
-        if stage.time not in (None, time) or (batch is not None and batch is stage.time):
+        if batch is not None and batch is stage.time:
             raise ValueError("its time is along another axis than that of the recurrent nodes before it")
 
         def get(name):
