@@ -154,6 +154,15 @@ def test_hostile_arrays_are_refused_before_memory_is_taken(contents, words, caps
         assert run(capsys, *command)[0] == 1
 
 
+def test_a_name_that_comes_twice_is_refused():
+    with zipfile.ZipFile("twice.npz", "w") as archive:
+        archive.writestr("x.npy", npy((0,)))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("x.npy", npy((0,)))
+    with pytest.raises(ValueError, match=r"an entry 'x\.npy', expected \.npy files, each once"):
+        files.read_npz("twice.npz")
+
+
 def test_damaged_arrays_are_a_value_error_or_what_they_were():
     np.savez("whole.npz", **cylstm.RNN(2, 2, rng=0).state_dict())
     with open("whole.npz", "rb") as file:
@@ -196,6 +205,12 @@ def test_every_option_is_one_of_the_loaders_and_has_a_flag():
         known = {*inspect.signature(loader).parameters, *(keras._SAYABLE if kind == "keras" else ())}
         assert set(files.OPTIONS[kind]) <= known & flags
     assert set().union(*files.OPTIONS.values()) == flags
+
+
+def test_a_model_of_cylstm_has_no_options():
+    model().save("model.safetensors")
+    with pytest.raises(ValueError, match="which says all itself: expected no prefix"):
+        files.load("model.safetensors", prefix="x")
 
 
 # info
@@ -268,6 +283,10 @@ def test_convert_to_onnx_is_verified_by_verify(capsys):
     assert run(capsys, "convert", "model.safetensors", "model.onnx")[0] == 0
     code, out, _ = run(capsys, "verify", "model.safetensors", "model.onnx")
     assert code == 0 and "agrees, tolerance 2e-05" in out
+    cylstm.GRU(5, 4, rng=0).save("gru.safetensors")  # time-major
+    assert run(capsys, "convert", "gru.safetensors", "gru.onnx")[0] == 0
+    code, out, _ = run(capsys, "verify", "gru.safetensors", "gru.onnx")
+    assert code == 0 and "(3, 12, 4)" in out
 
 
 @pytest.mark.parametrize(
@@ -331,6 +350,17 @@ def test_verify_takes_x_and_lengths_and_a_tolerance(capsys):
     for x in ("x.npy", "x.npz"):
         assert run(capsys, *given, "0.01", "--x", x)[0] == 0
         assert run(capsys, *given, "0.0001", "--x", x)[0] == 1
+
+
+def test_verify_takes_lengths_from_the_arrays_and_the_order_of_axes_from_its_flag(capsys):
+    model().save("model.safetensors")
+    y, _ = model().forward(ROWS, lengths=[6, 2, 3])
+    np.savez("y.npz", x=ROWS, y=y.swapaxes(0, 1), lengths=[6, 2, 3])
+    given = ["verify", "model.safetensors", "y.npz"]
+    code, out, _ = run(capsys, *given)
+    assert code == 0 and "the reference's arrays were read as time-major" in out
+    assert run(capsys, *given, "--time-major")[0] == 0
+    assert run(capsys, *given, "--no-time-major")[0] == 1
 
 
 @pytest.mark.parametrize(
