@@ -69,6 +69,19 @@ def test_the_contents_of_a_file_say_what_it_is_and_its_suffix_does_not():
                      "g": "keras", "h": "onnx"}  # fmt: skip
 
 
+def test_the_length_of_a_header_is_not_taken_for_the_beginning_of_a_pickle():
+    """Safetensors begin with that length, padded to a multiple of 8: one in 32 begins with the byte of a pickle."""
+    beginnings = set()
+    for letters in range(8, 400, 8):
+        model = cylstm.Sequential([("n" * letters, cylstm.Dense(1, 1, rng=0))])
+        model.save("model")
+        with open("model", "rb") as file:
+            beginnings.add(file.read(1))
+        assert files.kind_of("model") == "cylstm" and files.describe("model")[0].kind == "Dense"
+        assert cylstm.load_torch("model").parameters.keys() == {"weight", "bias"}
+    assert b"\x80" in beginnings
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"", "is empty"), (b"\x93NUMPY\x01\x00" + bytes(99), "one array without a name"),

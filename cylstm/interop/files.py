@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import saving, validation
 from . import Entry
+from .torch_files import is_safetensors
 
 # What messages and the command line call them.
 KINDS = {
@@ -85,12 +86,12 @@ def kind_of(path):
             return _kind_of_zip(path, file)
         if start.startswith(b"\x89HDF\r\n\x1a\n"):
             return "hdf5"
+        if is_safetensors(start, size):
+            length = int.from_bytes(start[:8], "little")
+            file.seek(8)
+            return "cylstm" if length <= _MAX_HEADER and _is_ours(file.read(length)) else "safetensors"
         if len(start) > 1 and start[0] == 0x80 and start[1] <= 5:  # a pickle, of protocol 2 to 5
             return "torch"
-        length = int.from_bytes(start[:8], "little")
-        if start[8:9] == b"{" and length <= min(size - 8, _MAX_HEADER):
-            file.seek(8)
-            return "cylstm" if _is_ours(file.read(length)) else "safetensors"
     # protobuf: field 1, the version of the format, a small number, and then a field that ONNX's ModelProto has
     if start[:1] == b"\x08" and len(start) > 2 and start[1] < 0x80 and start[2] >> 3 in (2, 3, 4, 5, 6, 7, 8, 14):
         return "onnx"

@@ -95,14 +95,19 @@ def _reader(content):
     """What reads a file that begins so."""
     if content.startswith(b"PK\3\4"):
         return _of_zip
+    if is_safetensors(content[:9], len(content)):
+        return _of_safetensors
     if content.startswith(b"\x80"):
         return _of_pickles
-    if content[8:9] == b"{":
-        return _of_safetensors
     if content[257:262] == b"ustar":
         raise ValueError("it is a tar file, as PyTorch wrote before 0.1.10: load it in PyTorch, and save it again")
     what = "is empty" if not content else "begins as no such file"
     raise ValueError(f"it {what}, expected one that torch.save or safetensors wrote")
+
+
+def is_safetensors(start, size):
+    """Whether a file of this size begins as safetensors do: with the length of a header, any byte first, and a "{"."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
 
 
 class _Views:
