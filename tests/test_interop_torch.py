@@ -568,7 +568,7 @@ def test_layers_of_a_model_are_listed_and_taken_by_prefix_or_kind():
         ({"prefix": "encoder", "kind": "GRU"}, "no GRU at prefix 'encoder'"),
         ({"prefix": "table"}, "does not say what it is: expected kind='Linear' or kind='Embedding'"),
         ({"prefix": "norm"}, "does not say what it is: expected kind='LayerNorm'"),
-        ({"kind": "Conv1d"}, "kind is 'Conv1d', expected one of Embedding, GRU, "),
+        ({"kind": "Conv1d"}, "kind is 'Conv1d', expected one of LSTM, GRU, RNN, LSTMCell, "),
         ({"prefix": "out", "batch_first": True}, "'out', Linear, has no batch_first"),
         ({"prefix": "decoder.cell", "dropout": 0.1}, "'decoder.cell', GRUCell, has no dropout"),
     ],
