@@ -301,6 +301,7 @@ EVIL = [
     b"(" + text("storage") + text("torch.FloatStorage") + text("0") + text("cpu") + b"K\x06tQ",
     b"(" + text("storage") + name("torch.FloatStorage") + b"}" + text("cpu") + b"K\x06tQ",
     text("os") + text("system") + b"\x93",  # STACK_GLOBAL
+    name("torch._utils._rebuild_parameter") + b"(" + tensor() + b"N" * 20 + b"tR",
     b"K\x01K\x02\x93", name("torch.Size") + name("torch.Size") + b"R", text("torch.Size") + b")R", b"})R",
     name("torch.Size") + b"((K\x01t\x85" + name("torch.Size") + b"tR",
     name("torch._tensor._rebuild_from_type_v2") + b"q\x05" + b"(h\x05N" * 5000 + b")" + b"Nt" * 5000 + b"R",
@@ -568,7 +569,7 @@ def test_layers_of_a_model_are_listed_and_taken_by_prefix_or_kind():
         ({"prefix": "encoder", "kind": "GRU"}, "no GRU at prefix 'encoder'"),
         ({"prefix": "table"}, "does not say what it is: expected kind='Linear' or kind='Embedding'"),
         ({"prefix": "norm"}, "does not say what it is: expected kind='LayerNorm'"),
-        ({"kind": "Conv1d"}, "kind is 'Conv1d', expected one of Embedding, GRU, "),
+        ({"kind": "Conv1d"}, "kind is 'Conv1d', expected one of LSTM, GRU, RNN, LSTMCell, "),
         ({"prefix": "out", "batch_first": True}, "'out', Linear, has no batch_first"),
         ({"prefix": "decoder.cell", "dropout": 0.1}, "'decoder.cell', GRUCell, has no dropout"),
     ],

@@ -501,6 +501,7 @@ def test_modules_are_taken_out_of_others():
         (lambda: nn.Softplus(beta=2), "beta of Softplus is 2, expected 1"),
         (lambda: nn.Flatten(2), "start_dim of Flatten is 2, expected 1"),
         (lambda: nn.Sequential(nn.ReLU(), nn.Softmax(dim=1)), "^1: dim of Softmax"),
+        (lambda: nn.Sequential(nn.Sequential(nn.ReLU(), nn.Conv1d(3, 4, 3))), "^'0.1' is a torch.*Conv1d"),
         (lambda: nn.LSTM(3, 4, device="meta"), "weight_ih_l0 can not be read"),
         (lambda: nn.LazyLinear(3), "LazyLinear"),
         (lambda: torch.jit.script(nn.Linear(3, 4)), "RecursiveScriptModule"),

@@ -24,6 +24,8 @@ _NORM = "LayerNorm or GroupNorm"
 _SOME_RECURRENT = "LSTM, GRU or RNN"
 _OTHER = "tensors"
 
+_KINDS = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "Linear", "Embedding", "LayerNorm")
+
 _LISTED = 20  # layers, in a message
 
 
@@ -187,7 +189,7 @@ def from_torch(
     prefix : str, optional
         Where the layer is: "encoder.lstm" is the attribute ``module.encoder.lstm``, or the tensors
         ``"encoder.lstm.weight_ih_l0"``, ... Not needed where a state dict holds one layer alone.
-    kind : {"LSTM", "GRU", "RNN", "LSTMCell", ..., "Linear", "Embedding", "LayerNorm"}, optional
+    kind : {"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "Linear", "Embedding", "LayerNorm"}, optional
         Of a state dict: which of its layers is meant. Needed for a weight without a bias ("Linear" or "Embedding") and
         for a LayerNorm, whose tensors look like those of other layers.
     batch_first : bool
@@ -334,9 +336,8 @@ def _from_state_dict(state_dict, prefix, kind, given, dtype):
 def _chosen(found, prefix, kind):
     """The one layer that is at the prefix, or in what begins with it, and of this kind."""
     layers_ = [layer for layer in found if layer.kind != _OTHER]
-    kinds = sorted({"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "Linear", "Embedding", "LayerNorm"})
-    if kind is not None and kind not in kinds:
-        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(kinds)}")
+    if kind is not None and kind not in _KINDS:
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(_KINDS)}")
     inside = [layer for layer in layers_ if not prefix or f"{layer.prefix}.".startswith(f"{prefix}.")]
     exact = [layer for layer in inside if layer.prefix == prefix]
     some = [layer for layer in exact or inside if kind is None or kind in re.split(" or |, ", layer.kind)]
@@ -347,7 +348,7 @@ def _chosen(found, prefix, kind):
         raise ValueError(f"several layers may be meant: expected the prefix of one of them; there {_listed(some)}")
     (layer,) = some
     if kind is None and layer.kind in (_LINEAR_OR_EMBEDDING, _NORM):
-        one = " or ".join(f"kind={name!r}" for name in layer.kind.split(" or ") if name in kinds)
+        one = " or ".join(f"kind={name!r}" for name in layer.kind.split(" or ") if name in _KINDS)
         raise ValueError(f"{layer} does not say what it is: expected {one}")
     return layer
 
@@ -453,10 +454,13 @@ def _from_module(where, module, dtype):
             f"{name} is a {type(module).__module__}.{type(module).__name__}, and what that computes is in its code"
             f" alone: expected one of {', '.join(sorted(_MODULES))} of torch.nn. {_modules_in(module)}"
         )
+    make = _MODULES[_kind_of(module)]
+    if make is None:
+        return _of_sequential(where, module, dtype)
     try:
-        return _MODULES[_kind_of(module)](where, module, dtype)
+        return make(module, dtype)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}" if where and not str(error).startswith(where) else str(error)) from None
+        raise ValueError(f"{where}: {error}" if where else str(error)) from None
 
 
 def _parameters(module, names):
@@ -466,7 +470,7 @@ def _parameters(module, names):
     return {name: _array(name, made[name] if name in made else getattr(module, name)) for name in names}
 
 
-def _of_recurrent(where, module, dtype):
+def _of_recurrent(module, dtype):
     kind = _kind_of(module)
     options = {"input_size": module.input_size, "hidden_size": module.hidden_size, "bias": bool(module.bias)}
     if not kind.endswith("Cell"):
@@ -482,21 +486,21 @@ def _of_recurrent(where, module, dtype):
     return _recurrent(kind, options, _parameters(module, names), dtype)
 
 
-def _of_linear(where, module, dtype):
+def _of_linear(module, dtype):
     arrays = _parameters(module, ["weight"] if module.bias is None else ["weight", "bias"])
     return feedforward.Dense._of(
         module.in_features, module.out_features, module.bias is not None, arrays=arrays, dtype=dtype
     )
 
 
-def _of_embedding(where, module, dtype):
+def _of_embedding(module, dtype):
     if module.max_norm is not None:
         raise ValueError(f"max_norm is {module.max_norm}, expected None: vectors are not scaled here")
     arrays = _parameters(module, ["weight"])
     return feedforward.Embedding._of(module.num_embeddings, module.embedding_dim, arrays=arrays, dtype=dtype)
 
 
-def _of_layer_norm(where, module, dtype):
+def _of_layer_norm(module, dtype):
     if len(module.normalized_shape) != 1:
         raise ValueError(f"normalized_shape is {tuple(module.normalized_shape)}, expected one axis")
     (features,) = module.normalized_shape
@@ -514,11 +518,11 @@ def _of_sequential(where, module, dtype):
     )
 
 
-def _of_dropout(where, module, dtype):
+def _of_dropout(module, dtype):
     return feedforward.Dropout(module.p)
 
 
-def _of_flatten(where, module, dtype):
+def _of_flatten(module, dtype):
     _check_attributes(module, {"start_dim": 1, "end_dim": -1})
     return feedforward.Flatten()
 
@@ -533,7 +537,7 @@ def _check_attributes(module, expected):
 def _activation(name, *attributes, **expected):
     """What makes the Activation of a module: name, the attributes that are its numbers, and those that it must have."""
 
-    def make(where, module, dtype):
+    def make(module, dtype):
         _check_attributes(module, expected)
         numbers = [getattr(module, attribute) for attribute in attributes]
         return feedforward.Activation((name, *numbers))
@@ -541,12 +545,13 @@ def _activation(name, *attributes, **expected):
     return make
 
 
+# None: made of others, which have a name.
 _MODULES = {
     **dict.fromkeys((*_RECURRENT, *(f"{kind}Cell" for kind in _RECURRENT)), _of_recurrent),
-    "Linear": _of_linear, "Embedding": _of_embedding, "LayerNorm": _of_layer_norm, "Sequential": _of_sequential,
+    "Linear": _of_linear, "Embedding": _of_embedding, "LayerNorm": _of_layer_norm, "Sequential": None,
     "Dropout": _of_dropout, "Flatten": _of_flatten,
     "ELU": _activation("elu", "alpha"), "GELU": _activation("gelu", approximate="none"),
-    "Hardsigmoid": lambda where, module, dtype: feedforward.Activation(("hard_sigmoid", 1 / 6, 0.5)),
+    "Hardsigmoid": lambda module, dtype: feedforward.Activation(("hard_sigmoid", 1 / 6, 0.5)),
     "Identity": _activation("linear"), "LeakyReLU": _activation("leaky_relu", "negative_slope"),
     "ReLU": _activation("relu"), "SiLU": _activation("swish"), "Sigmoid": _activation("sigmoid"),
     "Softmax": _activation("softmax", dim=-1), "Softplus": _activation("softplus", beta=1, threshold=20),

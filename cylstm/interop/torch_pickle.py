@@ -126,9 +126,6 @@ def _from_type(function, kind, arguments, state):
     return _reduced(function, arguments)
 
 
-# The functions do no more work than their arguments, which a pickle may use any number of times, are few.
-
-
 def _dict(pairs=None):
     """Of the list of [key, value] that Python 2 wrote; it is taken over."""
     if pairs is None:
@@ -146,6 +143,8 @@ def _members(members):
     return members
 
 
+# A pickle may call one any number of times with the same arguments: none does work that grows with them.
+_MAX_ARGUMENTS = 9
 _FUNCTIONS = {
     "_codecs.encode": lambda text, encoding: text,  # bytes
     "builtins.frozenset": _members,
@@ -168,8 +167,8 @@ _NAMES = frozenset(
 def _reduced(function, arguments):
     if not isinstance(function, Name) or function not in _FUNCTIONS:
         raise ValueError("something that is no function is called")
-    if not isinstance(arguments, tuple):
-        raise ValueError(f"{function} is called with something that is not a tuple")
+    if not isinstance(arguments, tuple) or len(arguments) > _MAX_ARGUMENTS:
+        raise ValueError(f"{function} is called with something that is not a tuple of at most {_MAX_ARGUMENTS}")
     try:
         return _FUNCTIONS[function](*arguments)
     except TypeError:
