@@ -241,6 +241,13 @@ CHAINS = {
         {"shape": integers(0, 0, 8), "from": integers(-1), "to": integers(-(1 << 63)), "one": ONE},
         lambda y, h: np.tanh(y[:, ::-1]), "GRU(3, 4, bidirectional=True), Reverse(), Activation('tanh')",
     ),
+    "turned around as TensorFlow's converter does": (
+        [("Shape", "x", "s"), ("Gather", "s,zero", "t"), ("Gather", "s,one", "n"), ("Expand", "t,n", "all"),
+         ("Transpose", "Y", "a", {"perm": [0, 2, 1, 3]}), ("Reshape", "a,shape", "b"),
+         ("ReverseSequence", "b,all", "y")],
+        {"zero": integers(0), "one": ONE, "shape": integers(0, 0, 8)}, lambda y, h: y[:, ::-1],
+        "GRU(3, 4, bidirectional=True), Reverse()",
+    ),
     "Flatten": (
         [("Transpose", "Y", "a", {"perm": [2, 0, 1, 3]}), ("Flatten", "a", "b"),
          ("Gemm", "b,w40,c", "y", {"transB": 1})],
