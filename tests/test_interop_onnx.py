@@ -241,6 +241,13 @@ CHAINS = {
         {"shape": integers(0, 0, 8), "from": integers(-1), "to": integers(-(1 << 63)), "one": ONE},
         lambda y, h: np.tanh(y[:, ::-1]), "GRU(3, 4, bidirectional=True), Reverse(), Activation('tanh')",
     ),
+    "turned around as TensorFlow's converter does": (
+        [("Shape", "x", "s"), ("Gather", "s,zero", "t"), ("Gather", "s,one", "n"), ("Expand", "t,n", "all"),
+         ("Transpose", "Y", "a", {"perm": [0, 2, 1, 3]}), ("Reshape", "a,shape", "b"),
+         ("ReverseSequence", "b,all", "y")],
+        {"zero": integers(0), "one": ONE, "shape": integers(0, 0, 8)}, lambda y, h: y[:, ::-1],
+        "GRU(3, 4, bidirectional=True), Reverse()",
+    ),
     "Flatten": (
         [("Transpose", "Y", "a", {"perm": [2, 0, 1, 3]}), ("Flatten", "a", "b"),
          ("Gemm", "b,w40,c", "y", {"transB": 1})],
@@ -458,6 +465,7 @@ def test_alphas_and_betas_are_taken_in_order_by_those_that_have_them():
     assert layer.activations == (("hard_sigmoid", 0.25, 0.75), "tanh", ("leaky_relu", 0.5))
     defaults = cylstm.from_onnx(lstm(activations=["hardsigmoid", "SCALEDTANH", "ThresholdedRelu"]), node="LSTM_0")
     assert defaults.activations == (("hard_sigmoid", 0.2, 0.5), ("scaled_tanh", 1.0, 1.0), ("thresholded_relu", 1.0))
+    assert cylstm.from_onnx(lstm(activation_alpha=[0.5] * 3), node="LSTM_0").activations == ("sigmoid", "tanh", "tanh")
     one = lstm(activations=["Sigmoid", "Affine", "Elu"], activation_alpha=[2.0])
     assert cylstm.from_onnx(one, node="LSTM_0").activations[1:] == (("affine", 2.0, 0.0), ("elu", 1.0))
 
@@ -465,7 +473,10 @@ def test_alphas_and_betas_are_taken_in_order_by_those_that_have_them():
 WRONG = {
     "activations": ({"activations": ["Sigmoid", "Tanh"]}, "has 2 activations, expected 3"),
     "an activation": ({"activations": ["Sigmoid", "Tanh", "Sine"]}, "has the activation 'Sine', expected one of sig"),
-    "alphas": ({"activation_alpha": [0.5]}, "1 numbers in activation_alpha, 1 more than Sigmoid, Tanh, Tanh take"),
+    "alphas": (
+        {"activations": ["HardSigmoid", "Tanh", "Elu"], "activation_alpha": [0.5] * 3},
+        "3 numbers in activation_alpha, 1 more than HardSigmoid, Tanh, Elu take",
+    ),
     "direction": ({"direction": "backward"}, "direction of node 'LSTM_0' .LSTM. is 'backward', expected forward"),
     "layout": ({"layout": 2}, "'layout' of node 'LSTM_0' .LSTM. is 2, expected 0 or 1"),
     "hidden_size": ({"hidden_size": 5}, "W of node 'LSTM_0' .LSTM. has shape .1, 16, 3., expected .1, 20, 3."),

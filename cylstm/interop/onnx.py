@@ -142,8 +142,8 @@ def from_onnx(path_or_model, node=None, *, output=None, dtype=None):
     ``forward`` as ``state``, a sequence_lens as ``lengths``; final states that are outputs of the graph are what
     ``forward`` returns beside y. Axes of size 1 that a graph has beside batch, time and features are not there.
 
-    Where an activation has no alpha or beta in the file it has the default of the specification. onnxruntime has others
-    for ThresholdedRelu (0, not 1) and ScaledTanh (0 and 0, not 1 and 1).
+    Where an activation has no alpha or beta in the file it has the default of the specification. onnxruntime takes 0
+    for those of ThresholdedRelu (1), ScaledTanh (1 and 1) and Affine (1 and 0).
 
     Examples
     --------

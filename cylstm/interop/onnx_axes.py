@@ -168,7 +168,7 @@ def expand(call, t, target):
     payload = t.payload.reshape((1,) * (rank - len(t.axes)) + t.payload.shape)
     target, shape = [1] * (rank - len(target)) + target, list(payload.shape)
     for n, (axis, size) in enumerate(zip(axes, target, strict=True)):
-        if axis is not None and not _is_size(size, axis):
+        if axis is not None and not (is_size(size, axis) or is_size(size, ())):
             raise ValueError(f"it makes axis {n} longer, whose size an input decides about")
         if axis is None and isinstance(size, Size):
             if size.count != 1 or shape[n] != 1:
@@ -182,11 +182,11 @@ def expand(call, t, target):
     return [t._replace(axes=axes, payload=np.broadcast_to(payload, shape).copy())]
 
 
-def _is_size(size, symbols):
-    """Whether what a shape says is the product of these symbols, or 1."""
+def is_size(size, symbols):
+    """Whether what a shape says is the product of these symbols."""
     if isinstance(size, Size):
         return size.count == 1 and sorted(map(id, size.symbols)) == sorted(map(id, symbols))
-    return size in (1, math.prod(symbol.size or 0 for symbol in symbols))
+    return bool(size == math.prod(symbol.size or 0 for symbol in symbols))
 
 
 def tile(call, t, repeats):

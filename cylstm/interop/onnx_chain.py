@@ -450,8 +450,8 @@ class Chain:
         from .. import Reverse
 
         stage, t = self.settle(t)
-        (symbol,) = t.axes[axis]
-        if not stage.timed or stage.time not in (None, symbol):
+        (symbol,) = t.axes[axis] or (None,)
+        if symbol is None or not stage.timed or stage.time not in (None, symbol):
             raise ValueError("it turns an axis around that is not time")
         found = self._child(call.node, stage, Reverse(), stage.width, time=symbol)
         found.features = stage.features
@@ -608,6 +608,15 @@ def _slice(chain, call, t, *arguments):
     return [t]
 
 
+def _reverse_sequence(chain, call, t, lengths):
+    """Of all steps, as TensorFlow's converter writes what Keras calls go_backwards."""
+    axis = position(t, call.attribute("time_axis", 0, int))
+    payload = lengths.payload if isinstance(lengths, Tensor) and lengths.plain else lengths
+    if isinstance(payload, Tensor) or not all(axes.is_size(size, t.axes[axis] or ()) for size in payload.flat):
+        raise ValueError("it turns the steps of each sequence around, expected all steps")
+    return chain.reverse(call, t, axis)
+
+
 def _single(part, axis):
     """The index of the only step that a slice of time takes."""
     size = axis[0].size
@@ -691,7 +700,7 @@ _HANDLERS = {
     "Transpose": _moved(axes.transpose), "Squeeze": _moved(axes.squeeze), "Unsqueeze": _moved(axes.unsqueeze),
     "Shape": _moved(axes.shape), "Concat": _moved(axes.concat), "Split": _moved(axes.split),
     "Expand": _moved(axes.expand), "Tile": _moved(axes.tile), "ConstantOfShape": _moved(axes.constant_of_shape),
-    "Reshape": _reshape, "Flatten": _flatten, "Gather": _gather, "Slice": _slice,
+    "ReverseSequence": _reverse_sequence, "Reshape": _reshape, "Flatten": _flatten, "Gather": _gather, "Slice": _slice,
     "MatMul": _matmul, "Gemm": _gemm, "Add": _add, "Sub": _sub, "Mul": _mul, "Div": _div,
     "Softmax": lambda chain, call, t: chain.softmax(call, t),
     "LayerNormalization": lambda chain, call, *values: chain.layer_norm(call, *values),

@@ -20,7 +20,7 @@ _ROLES = {"LSTM": 3, "GRU": 2, "RNN": 1}
 _DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 
 # ONNX's name of an activation in lower case; ours; the alpha and beta that it has where a node gives none. Those are
-# the operators' own, as the specification says. onnxruntime has others: 0 of ThresholdedRelu, 0 and 0 of ScaledTanh.
+# the operators' own, as the specification says; onnxruntime takes 0 for ThresholdedRelu, ScaledTanh and Affine.
 _ACTIVATIONS = {
     "sigmoid": ("sigmoid",), "tanh": ("tanh",), "relu": ("relu",), "softsign": ("softsign",),
     "softplus": ("softplus",), "leakyrelu": ("leaky_relu", 0.01), "thresholdedrelu": ("thresholded_relu", 1.0),
@@ -119,7 +119,7 @@ def _activations(read, attribute):
         found.append((ours, *taken) if taken else ours)
     for name, values, left in zip(("alpha", "beta"), numbers, rest, strict=True):
         more = len(list(left))
-        if more:
+        if 0 < more < len(values):  # by place, perhaps; where none is taken they mean nothing
             raise ValueError(
                 f"{where} has {len(values)} numbers in activation_{name}, {more} more than {', '.join(names)} take"
             )
