@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import math
+import mmap
 import os
 import re
 import zlib
@@ -59,7 +60,9 @@ def _reading(path):
     """Turns what is raised on damaged content into a ValueError that names the file."""
     try:
         yield
-    except _DAMAGE as error:
+    except (*_DAMAGE, ValueError) as error:
+        if isinstance(error, ValueError) and path in str(error):
+            raise
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
 
 
@@ -93,6 +96,7 @@ def opened(path):
             content, size = io.BytesIO(weights), len(weights)
         elif start != b"\x89HDF\r\n\x1a\n":
             raise ValueError(f"{path} is neither a zip archive (.keras) nor an HDF5 file (.h5)")
+        _check_heaps(path, weights if config is not None else stack.enter_context(_mapped(file)))
         content.seek(0)
         with _reading(path):
             root = _Group(path, stack.enter_context(h5py.File(content, "r")), size)
@@ -152,6 +156,31 @@ def _parsed(path, name, text):
 
 
 # HDF5 --------------------------------------------------------------------------------------------
+
+
+def _mapped(file):
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _check_heaps(path, content):
+    """That HDF5 can walk over the heaps of texts in a file: damaged ones, with steps of no size or too far, hang it.
+
+    A collection is "GCOL", a version, its size, and objects: index (2 bytes, 0 for free space), count (2), 4 unused,
+    size (8), for free space with this header, and content, filled up to 8 bytes.
+    """
+    version = content[8] if len(content) > 16 else 0
+    if version > 3 or bytes(content[(first := 9 if version > 1 else 13) : first + 2]) != b"\x08\x08":
+        raise ValueError(f"{path} is damaged: its HDF5 file is of version {version}, or not of 64 bits")
+    for found in re.finditer(b"GCOL\x01\0\0\0", content):
+        place = found.start() + 16
+        end = found.start() + int.from_bytes(content[found.end() : place], "little")
+        while place + 16 <= min(end, len(content)):
+            index = int.from_bytes(content[place : place + 2], "little")
+            size = int.from_bytes(content[place + 8 : place + 16], "little")
+            step = 16 + (size + 7) // 8 * 8 if index else size
+            if not 16 <= step <= end - place:
+                raise ValueError(f"{path} is damaged: its heap of texts at {found.start()} has a step of {step} bytes")
+            place += step
 
 
 class _Group:
@@ -238,18 +267,22 @@ class _Group:
 
     def _attribute(self, name):
         """An attribute of strings as a flat list; None if it is not there."""
+        import h5py
+
         with _reading(self.path):
             attributes = self._group.attrs
             if name not in attributes:
                 return None
             found = attributes.get_id(name)
-            if found.dtype.itemsize * math.prod(found.shape or ()) > self.size:
+            if not math.prod(found.shape or ()):  # an empty list, which NumPy has made numbers of
+                return []
+            kind = found.get_type()
+            if kind.get_class() != h5py.h5t.STRING:  # HDF5 2.0 crashes on damaged ones of other types
+                raise self._error(f"attribute {name} of {self.name} is not text")
+            if kind.get_size() * math.prod(found.shape) > self.size:
                 raise self._error(f"attribute {name} of {self.name} is larger than the file")
             values = np.asarray(attributes[name]).reshape(-1).tolist()
-        texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
-        if not all(isinstance(value, str) for value in texts):
-            raise self._error(f"attribute {name} of {self.name} is not text")
-        return texts
+        return [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
 
     def text(self, name):
         """An attribute that is one string; None if it is not there."""

@@ -15,7 +15,7 @@ import tensorflow as tf
 NAMES = """wikipedia.org microsoft.com squarespace.com github.com python.org bbc.co.uk my-site.net a.b under_score.com
 0123456789.com qzvkxwpfjt.com hsfkjdshfjasdhfk.com fdkhakshfda.com xn3k9vq7z2hj.net kdjfhgkwqmzx.info
 foilfencersarebad.com discojjfdsf.com fasddafhkj.com wikipedai.com zzzzzzzzzzzzzzzzzzzzzzzz.biz *odd/one*.com
-the-longest-name-of-them-all-has-two-and-eighty-characters-in-it-and-not-one-m.com""".split()
+the-longest-name-of-them-all-has-two-and-eighty-characters-in-it-and-not-one-m.com""".split()  # noqa: SIM905, which is easier to read
 CHARACTERS = "-.0123456789_abcdefghijklmnopqrstuvwxyz"
 
 model = tf.keras.models.load_model(sys.argv[1])
