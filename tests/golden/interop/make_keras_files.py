@@ -7,10 +7,10 @@
     python make_keras_files.py check grid.npz.xz                               where cylstm is: holds it against them
 
 An .npz, which xz makes a tenth of its size, holds for each model NAME the bytes of its file as NAME/file, its inputs
-and outputs as NAME/x and NAME/y, dL/dx for L = sum(y * NAME/dy) as NAME/dx where Keras runs on PyTorch, and what is
-called with it: NAME/about, a JSON text. The weights are uniform, of one generator that the name seeds. Layers of cuDNN
-run on no CPU: their files are of Keras 2.15, and so are their outputs, by the plain layers that it loads their weights
-into.
+and outputs as NAME/x and NAME/y, dL/dx for L = sum(y * NAME/dy) as NAME/dx where Keras runs on PyTorch, and NAME/about,
+a JSON text: the suffix of the file, whether it is of weights alone, whether hard_sigmoid is this Keras' default, and
+what else is to be known. The weights are uniform, of one generator that the name seeds. Layers of cuDNN run on no CPU:
+their files are of Keras 2.15, and so are their outputs, by the plain layers that it loads their weights into.
 """
 
 import io
@@ -327,7 +327,7 @@ class Grid:
             with open(path, "rb") as file:
                 found["file"] = np.frombuffer(file.read(), np.uint8)
         found.update(self.outputs(model, x, rng))
-        found["about"] = np.array(json.dumps(dict(about, suffix=suffix)))
+        found["about"] = np.array(json.dumps(dict(about, suffix=suffix, hard=self.old)))
         return found
 
     def outputs(self, model, x, rng):
