@@ -382,6 +382,20 @@ def test_an_array_that_is_not_plain_numbers_in_this_file_is_refused(make, messag
     assert str(path) in str(error.value)
 
 
+def test_the_defaults_of_keras_stand_for_what_is_not_said(tmp_path):
+    def without(config):
+        del entry_of(config, "LeakyReLU")["config"]["negative_slope"]
+
+    path = changed("keras_3", "activations.h5", tmp_path, without)
+    assert cylstm.from_keras(path)["leaky_re_lu"].activation == ("leaky_relu", 0.3)
+    path = tmp_path / "norm.weights.h5"
+    with h5py.File(path, "w") as file:
+        for n in range(2):
+            file[f"layers/layer_normalization/vars/{n}"] = np.ones(3, np.float32)
+    assert cylstm.from_keras(path).eps == 1e-3
+    assert cylstm.from_keras(path, epsilon=0.5).eps == 0.5
+
+
 def test_compressed_weights_load(tmp_path):
     path = h5_with(tmp_path, lambda group, name: group.create_dataset(
         name, data=np.full((3, 16), 2, np.float16), compression="gzip", shuffle=True, fletcher32=True))  # fmt: skip

@@ -10,7 +10,8 @@ An .npz, which xz makes a tenth of its size, holds for each model NAME the bytes
 and outputs as NAME/x and NAME/y, dL/dx for L = sum(y * NAME/dy) as NAME/dx where Keras runs on PyTorch, and NAME/about,
 a JSON text: the suffix of the file, whether it is of weights alone, whether hard_sigmoid is this Keras' default, and
 what else is to be known. The weights are uniform, of one generator that the name seeds. Layers of cuDNN run on no CPU:
-their files are of Keras 2.15, and so are their outputs, by the plain layers that it loads their weights into.
+their files are of Keras 2.15, and so are their outputs, by the plain layers that it loads their weights into. (A session
+of TensorFlow 1 refuses a graph with an operation that no device has, so there are none of Keras 2.2.4.)
 """
 
 import io
@@ -78,7 +79,9 @@ class Grid:
         self.dtypes()
         if self.keras3:
             self.of_keras_3()
-        elif not self.old:  # whose sessions refuse a graph with an operation that no device has
+        elif self.old:
+            self.cases["tensorflow_1_14.h5"] = (self.tensorflow_1, ".h5", False, True, {})
+        else:
             self.cudnn()
 
     def single(self, kind, cls, options, masked):
@@ -261,6 +264,16 @@ class Grid:
             return make()
         finally:
             self.keras.backend.set_floatx("float32")
+
+    def tensorflow_1(self):
+        """Of tf.keras "2.2.4-tf", whose Bidirectional has zeros in masked steps, unlike that of Keras 2.2.4."""
+        from tensorflow import keras
+
+        L = keras.layers
+        return keras.models.Sequential([
+            L.Masking(input_shape=(STEPS, FEATURES)), L.Bidirectional(L.LSTM(UNITS, return_sequences=True)),
+            L.GRU(UNITS, go_backwards=True, return_sequences=True), L.LayerNormalization(), L.LeakyReLU(),
+        ])  # fmt: skip
 
     def cudnn(self):
         """Layers of cuDNN, which no CPU runs: Keras itself turns their weights into those of the plain layers."""
