@@ -396,6 +396,24 @@ def test_the_defaults_of_keras_stand_for_what_is_not_said(tmp_path):
     assert cylstm.from_keras(path, epsilon=0.5).eps == 0.5
 
 
+def test_layers_of_a_model_of_ones_own_class_are_told_by_their_shapes(tmp_path):
+    # Keras 3 calls their groups as the attributes of the model
+    path = tmp_path / "mine.weights.h5"
+    parts = {"first/cell": [(3, 12), (4, 12), (2, 12)], "second": [(4, 2), (2,)]}
+    parts |= {f"twice/{direction}_layer/cell": [(2, 8), (2, 8)] for direction in ("forward", "backward")}
+    with h5py.File(path, "w") as file:
+        for name, shapes in parts.items():
+            for n, shape in enumerate(shapes):
+                file[f"{name}/vars/{n}"] = np.ones(shape, np.float32)
+    assert [(entry.name, entry.kind) for entry in describe(path)] == [
+        ("first", "GRU"), ("second", "Dense"), ("twice", "Bidirectional")
+    ]  # fmt: skip
+    assert repr(cylstm.from_keras(path, "first")) == "GRU(3, 4, batch_first=True, padding='repeat')"
+    assert repr(cylstm.from_keras(path, "twice", merge_mode="ave")) == (
+        "LSTM(2, 2, bias=False, batch_first=True, bidirectional=True, merge='average')"
+    )
+
+
 def test_compressed_weights_load(tmp_path):
     path = h5_with(tmp_path, lambda group, name: group.create_dataset(
         name, data=np.full((3, 16), 2, np.float16), compression="gzip", shuffle=True, fletcher32=True))  # fmt: skip

@@ -31,6 +31,9 @@ _FILTERS = (1, 2, 3, 32000)
 # How the groups of a model's layers are called: by Keras 2.13 and later, and by 2.12.
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 
+# Groups of a model that are no layers, and of a layer that are none of its own.
+_NO_LAYERS = ("vars", "cell", "layer", "forward_layer", "backward_layer", "optimizer", "_functional")
+
 # What h5py and zipfile raise on damaged files, beside ValueError.
 _DAMAGE = (
     OSError, RuntimeError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, OverflowError,
@@ -138,6 +141,8 @@ def _member(path, archive, name):
 
     info = archive.getinfo(name)
     limit = _EXPANSION * info.compress_size + _SMALL
+    if info.compress_type not in (0, 8):
+        raise ValueError(f"{path}: {name} is compressed by method {info.compress_type}, expected none or deflate")
     if info.file_size > limit:
         raise ValueError(f"{path}: {name} would unpack {info.compress_size} bytes to {info.file_size}")
     validation.memory(f"{name} of {path}", info.file_size)
@@ -381,23 +386,28 @@ class Flat:
 class ByGroup:
     """The weights of a layer or model as groups within groups, by class and number: the format of Keras 3."""
 
-    def __init__(self, group, kind=None):
+    def __init__(self, group, kind=None, name=""):
         self._group = group
         self.version = None
-        self.kind = kind  # "bidirectional", as the group is called without its number
+        self.kind = kind  # "bidirectional", as the group is called without its number; None: it does not tell
         vars_ = group.group("vars")
-        self.name = (vars_.text("name") if vars_ else None) or group.name.rpartition("/")[2]
+        self.name = (vars_.text("name") if vars_ and kind else None) or name
 
     def _container(self):
         return next((found for name in _CONTAINERS if (found := self._group.group(name)) is not None), None)
 
     def groups(self):
-        """{name: weights} of the layers of a model."""
+        """{name: weights} of the layers of a model; of somebody's own class they are called as its attributes."""
         container = self._container()
-        if container is None:
-            return {}
-        found = {name: container.group(name) for name in sorted(container.names(), key=_natural)}
-        return {name: ByGroup(group, re.sub("_[0-9]+$", "", name)) for name, group in found.items() if group}
+        own = container is None
+        container = self._group if own else container
+        names = [name for name in sorted(container.names(), key=_natural) if not own or name not in _NO_LAYERS]
+        found = {name: container.group(name) for name in names}
+        return {
+            name: ByGroup(group, None if own else re.sub("_[0-9]+$", "", name), name)
+            for name, group in found.items()
+            if group
+        }
 
     def layers(self, entries):
         groups, counts, found = self.groups(), {}, []

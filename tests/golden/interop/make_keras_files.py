@@ -10,8 +10,8 @@ An .npz, which xz makes a tenth of its size, holds for each model NAME the bytes
 and outputs as NAME/x and NAME/y, dL/dx for L = sum(y * NAME/dy) as NAME/dx where Keras runs on PyTorch, and NAME/about,
 a JSON text: the suffix of the file, whether it is of weights alone, whether hard_sigmoid is this Keras' default, and
 what else is to be known. The weights are uniform, of one generator that the name seeds. Layers of cuDNN run on no CPU:
-their files are of Keras 2.15, and so are their outputs, by the plain layers that it loads their weights into. (A session
-of TensorFlow 1 refuses a graph with an operation that no device has, so there are none of Keras 2.2.4.)
+their files are of Keras 2.15, and so are their outputs, by the plain layers that it loads their weights into. (A
+session of TensorFlow 1 refuses a graph with an operation that no device has, so there are none of Keras 2.2.4.)
 """
 
 import io
