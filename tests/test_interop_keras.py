@@ -400,13 +400,14 @@ def test_layers_of_a_model_of_ones_own_class_are_told_by_their_shapes(tmp_path):
     # Keras 3 calls their groups as the attributes of the model
     path = tmp_path / "mine.weights.h5"
     parts = {"first/cell": [(3, 12), (4, 12), (2, 12)], "second": [(4, 2), (2,)]}
+    parts["several/lstm_1/cell"] = [(3, 8), (2, 8), (8,)]
     parts |= {f"twice/{direction}_layer/cell": [(2, 8), (2, 8)] for direction in ("forward", "backward")}
     with h5py.File(path, "w") as file:
         for name, shapes in parts.items():
             for n, shape in enumerate(shapes):
                 file[f"{name}/vars/{n}"] = np.ones(shape, np.float32)
     assert [(entry.name, entry.kind) for entry in describe(path)] == [
-        ("first", "GRU"), ("second", "Dense"), ("twice", "Bidirectional")
+        ("first", "GRU"), ("second", "Dense"), ("several/lstm_1", "LSTM"), ("twice", "Bidirectional")
     ]  # fmt: skip
     assert repr(cylstm.from_keras(path, "first")) == "GRU(3, 4, batch_first=True, padding='repeat')"
     assert repr(cylstm.from_keras(path, "twice", merge_mode="ave")) == (

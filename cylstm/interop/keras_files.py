@@ -199,6 +199,12 @@ class _Group:
     def _error(self, words):
         return ValueError(f"{self.path}: {words}")
 
+    def address(self):
+        import h5py
+
+        with _reading(self.path):
+            return h5py.h5o.get_info(self._group.id).addr
+
     def names(self):
         with _reading(self.path):
             return list(self._group)
@@ -397,17 +403,10 @@ class ByGroup:
         return next((found for name in _CONTAINERS if (found := self._group.group(name)) is not None), None)
 
     def groups(self):
-        """{name: weights} of the layers of a model; of somebody's own class they are called as its attributes."""
+        """{name: weights} of the layers of a model; some of somebody's own class are called as its attributes."""
         container = self._container()
-        own = container is None
-        container = self._group if own else container
-        names = [name for name in sorted(container.names(), key=_natural) if not own or name not in _NO_LAYERS]
-        found = {name: container.group(name) for name in names}
-        return {
-            name: ByGroup(group, None if own else re.sub("_[0-9]+$", "", name), name)
-            for name, group in found.items()
-            if group
-        }
+        found = {} if container is None else _children(container, lambda name: re.sub("_[0-9]+$", "", name))
+        return _children(self._group, lambda name: None, without=(*_NO_LAYERS, *_CONTAINERS)) | found
 
     def layers(self, entries):
         groups, counts, found = self.groups(), {}, []
@@ -418,12 +417,25 @@ class ByGroup:
             found.append(Flat(name, []) if group is None else group)
         return found
 
-    def listed(self):
-        return [(group.name, group) for group in self.groups().values() if group.has_arrays()]
+    def listed(self, prefix="", seen=None):
+        """(name, weights) of each layer that has some; of those in nested models "inner/lstm"."""
+        seen = set() if seen is None else seen
+        found = []
+        for group in self.groups().values():
+            if group.address() in seen:  # a circle, which HDF5 can have
+                continue
+            seen.add(group.address())
+            if group.has_arrays():
+                found.append((prefix + group.name, group))
+            else:
+                found += group.listed(f"{prefix}{group.name}/", seen)
+        return found
+
+    def address(self):
+        return self._group.address()
 
     def has_arrays(self):
-        parts = (self.arrays(), *(part.arrays() for part in (self.wrapped(), *self.directions())), self.groups())
-        return any(parts)
+        return any(part.arrays() for part in (self, self.wrapped(), *self.directions()))
 
     def arrays(self):
         """The arrays of this layer, or of the cell in it."""
@@ -443,6 +455,13 @@ class ByGroup:
 
     def directions(self):
         return self._part("forward_layer"), self._part("backward_layer")
+
+
+def _children(group, kind_of, without=()):
+    """{name: weights} of the groups in a group, of the kinds that ``kind_of`` their names gives."""
+    names = [name for name in sorted(group.names(), key=_natural) if name not in without]
+    found = {name: group.group(name) for name in names}
+    return {name: ByGroup(child, kind_of(name), name) for name, child in found.items() if child is not None}
 
 
 def snake_case(name):
