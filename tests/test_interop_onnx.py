@@ -720,6 +720,9 @@ def test_graphs_within_graphs_are_read_or_refused(tmp_path):
 
 
 def test_long_chains_of_nodes_are_computed():
+    nodes = [("Relu", f"v{n}", f"v{n + 1}") for n in range(3000)]
+    model = make([GRU, ("Squeeze", "Y,one", "v0"), *nodes], {"one": ONE}, outputs="v3000")
+    assert len(cylstm.from_onnx(model)) == 3001
     nodes = [("Identity", f"v{n}", f"v{n + 1}") for n in range(3000)]
     model = make([*nodes, ("GRU", "x,v3000,R,B", "Y,H", GRU[3]), ("Squeeze", "Y,one", "y")], {"v0": W, "one": ONE})
     assert repr(cylstm.from_onnx(model)) == "Sequential([GRU(3, 4)])"

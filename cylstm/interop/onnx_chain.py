@@ -5,6 +5,7 @@ ones, at the last step. What moves axes and features (Transpose, Reshape, Gather
 by ``onnx_axes``, so that what a Gemm or the next LSTM takes says what it is.
 """
 
+import bisect
 import math
 
 import numpy as np
@@ -42,7 +43,10 @@ class Stage:
         Whether cylstm has an axis of time there; it may be of size 1 in the graph.
     lengths : str
         The sequence_lens of the recurrent nodes so far; "" of none.
-    recurrent : bool
+    dtype : dtype or None
+        That of the layers so far.
+    recurrent, behind : bool
+        Whether the layer is recurrent; and whether that or one before it is.
     reverse : ndarray of bool or None
         Of a recurrent stage, whether the direction of each feature is the reverse one; None where both are merged.
     """
@@ -50,6 +54,8 @@ class Stage:
     def __init__(self, node, parent, layer, width, *, recurrent=False, reverse=None, **changed):
         self.node, self.parent, self.layer, self.width = node, parent, layer, width
         self.recurrent, self.reverse = recurrent, reverse
+        self.behind = recurrent or (parent is not None and parent.behind)
+        self.dtype = getattr(layer, "dtype", None) or getattr(parent, "dtype", None)
         for name in ("symbols", "time", "timed", "lengths"):
             setattr(self, name, changed[name] if name in changed else getattr(parent, name))
         self.first = 0
@@ -57,13 +63,6 @@ class Stage:
         self.biased = True  # False: a Dense that an Add may still give its bias
         self.trouble = None  # why the initial state of the layer is not known
         self.derived = {}  # stages of the same layer with something else after it, by what that is
-
-    def chain(self):
-        """This stage and those before it, the input last."""
-        stage = self
-        while stage is not None:
-            yield stage
-            stage = stage.parent
 
     def __str__(self):
         return "the input" if self.node is None else title(self.node)
@@ -139,7 +138,14 @@ class Chain:
         return self._add(Stage(node, parent, layer, width, **changed))
 
     def _stages_of(self, numbers):
-        return [self._stages[n] for n in np.unique(np.searchsorted(self._firsts, numbers, "right") - 1)]
+        """The stages that numbers are of."""
+        if not numbers.size:
+            raise ValueError("it takes no feature at all")
+        start, end = (bisect.bisect_right(self._firsts, number) - 1 for number in (numbers.min(), numbers.max()))
+        if start == end:
+            return [self._stages[start]]
+        places = np.searchsorted(self._firsts[start : end + 1], numbers, "right") - 1
+        return [self._stages[start + place] for place in np.unique(places)]
 
     def _parts(self, numbers):
         """(the stage, block, component) of numbers of features; a ValueError if they are of more than one stage."""
@@ -300,9 +306,6 @@ class Chain:
     def _recurrent(self, call, *values):
         said = read_node(call.node)
         values = dict(zip(call.node.input, values, strict=True))
-        for name in (said.x, said.w, said.r, said.b, said.p):
-            if isinstance(values.get(name), ValueError):
-                raise NotConstantError(str(values[name])) from None
         stage, order, t = self._features(call, values[said.x])
         if len(t.axes) != 3 or any(axis is not None and len(axis) != 1 for axis in t.axes):
             raise ValueError(f"X is {t}, expected 3 axes")
@@ -316,7 +319,7 @@ class Chain:
             return values[name]
 
         lengths = said.lengths if has_lengths(said, get, time and time.size) else ""
-        if lengths != stage.lengths and any(one.recurrent for one in stage.chain()):
+        if lengths != stage.lengths and stage.behind:
             raise ValueError("its sequence_lens is not that of the recurrent nodes before it")
         layer = build(said, get, self._dtype, bool(lengths), lambda w: _columns(w, order, stage.width))
         hidden_size = get(said.r).shape[2]
@@ -493,13 +496,15 @@ class Chain:
         stage, t = self._repeated(stage.node, stage, t)
         if stage.width is not None and not _in_order(t.payload.reshape(-1) - stage.first, stage.width):
             raise ValueError(f"the output is some of the features of {stage}, or they are in another order")
-        chain = [one for one in stage.chain() if one.layer is not None]
-        for one in chain:
-            if one.trouble:
-                raise ValueError(one.trouble)
-        if not chain:
+        found = []
+        while stage.layer is not None:
+            if stage.trouble:
+                raise ValueError(stage.trouble)
+            found.append(stage.layer)
+            stage = stage.parent
+        if not found:
             raise ValueError("the output is the input")
-        return [one.layer for one in chain[::-1]]
+        return found[::-1]
 
 
 def _output(stage, t):
@@ -523,8 +528,7 @@ def _outputs(stage, t, said):
 
 def _activation(stage, name, *numbers):
     """An Activation behind a stage, whose dtype says how its numbers are meant."""
-    dtype = next((one.layer.dtype for one in stage.chain() if one.layer and one.layer.dtype), np.float32)
-    return Activation((name, *(number(value, dtype) for value in numbers)))
+    return Activation((name, *(number(value, stage.dtype or np.float32) for value in numbers)))
 
 
 def _in_order(order, width):

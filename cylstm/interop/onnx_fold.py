@@ -9,6 +9,9 @@ import numpy as np
 
 from .onnx_files import Budget, array_of, attributes_of, is_recurrent, name_of, of_type, package, title
 
+# Which inputs of a recurrent node are often given by who runs the model: sequence_lens, initial_h, initial_c.
+_GIVEN = (4, 5, 6)
+
 
 class NotConstantError(ValueError):
     """A value depends on an input of the model, or on an operator that is not computed here."""
@@ -93,8 +96,8 @@ class Values:
     """The values of a model's names, each found when first asked for: ndarrays, or what ``symbols`` makes of others.
 
     ``symbols`` has ``take(graph, name)`` for an input of a graph, and ``apply(node, values, file, budget)`` for a node
-    whose inputs are not all constant; among the values of a recurrent node there may be errors. None: there are
-    constants alone.
+    whose inputs are not all constant; sequence_lens and initial states of a recurrent one may be errors. None: there
+    are constants alone.
     """
 
     def __init__(self, file, symbols=None):
@@ -116,7 +119,7 @@ class Values:
                 if not needed:
                     self._find(*key)
                 elif key in active:
-                    raise ValueError(f"{name!r} is made of itself")
+                    raise ValueError(f"{key[1]!r} is made of itself")
                 active[key] = True
                 waiting += needed
             except ValueError as error:
@@ -153,9 +156,10 @@ class Values:
 
     def _make(self, graph, node, name):
         values = [self._found[graph.owner(other), other] if other else None for other in node.input]
-        errors = [value for value in values if isinstance(value, ValueError)]
-        if errors and not (self._symbols and is_recurrent(node)):
-            raise errors[0]
+        given = _GIVEN if self._symbols and is_recurrent(node) else ()
+        for n, value in enumerate(values):
+            if isinstance(value, ValueError) and n not in given:
+                raise value
         if self._symbols is None or all(value is None or is_constant(value) for value in values):
             outputs = compute(node, values, self._file, self._budget)
         else:
