@@ -15,9 +15,11 @@ MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
-    "encoder_decoder", "feedforward", "fitting", "initializers", "losses", "metrics", "plot", "reference", "saving",
-    "schedules", "sequential", "testing", "training", "wrappers",
+    "encoder_decoder", "feedforward", "fitting", "initializers", "interop", "losses", "metrics", "plot", "reference",
+    "saving", "schedules", "sequential", "testing", "training", "verification", "wrappers",
 )  # fmt: skip
+# Not among the names of this module: it needs PyTorch.
+_OPTIONAL_MODULES = ("torch",)
 _LAZY_NAMES = {
     **dict.fromkeys(
         (
@@ -28,10 +30,13 @@ _LAZY_NAMES = {
     ),
     "EncoderDecoder": "encoder_decoder",
     **dict.fromkeys(("Bidirectional", "Final"), "wrappers"),
+    **dict.fromkeys(("from_torch", "load_torch", "to_torch_state_dict"), "interop.torch"),
     "Sequential": "sequential",
+    "from_keras": "interop.keras",
     "from_onnx": "interop.onnx",
     "to_onnx": "interop.to_onnx",
     "load": "saving",
+    "verify": "verification",
     **dict.fromkeys(("Checkpoint", "EarlyStopping"), "fitting"),
     **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"), "training"),
 }
@@ -70,10 +75,14 @@ __all__ = [
     "encoder_decoder",
     "feedforward",
     "fitting",
+    "from_keras",
     "from_onnx",
+    "from_torch",
     "get_num_threads",
     "initializers",
+    "interop",
     "load",
+    "load_torch",
     "losses",
     "metrics",
     "plot",
@@ -85,13 +94,16 @@ __all__ = [
     "show_config",
     "testing",
     "to_onnx",
+    "to_torch_state_dict",
     "training",
+    "verification",
+    "verify",
     "wrappers",
 ]
 
 
 def __getattr__(name):
-    if name in _LAZY_MODULES:
+    if name in _LAZY_MODULES or name in _OPTIONAL_MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name in _LAZY_NAMES:
         return getattr(importlib.import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)

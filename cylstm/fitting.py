@@ -1,7 +1,7 @@
 """fit: the loop over epochs and batches, with what belongs to it: history, callbacks, checkpoints.
 
 Knows a model by what it does with rows of arrays: ``_as_rows`` (convert and check once), ``_rows_pass`` (forward of a
-batch), ``_pass_backward``, ``evaluate``, ``parameters``; an optimiser by ``step``; losses and metrics as functions.
+batch), ``_pass_backward``, ``evaluate``, ``parameters``; an optimiser by ``_step``; losses and metrics as functions.
 Knows no layer and does no arithmetic but the means that it reports. ``x`` and ``lengths`` may be tuples of arrays
 throughout: a model with two inputs has two of each.
 """
@@ -10,14 +10,12 @@ import contextlib
 import functools
 import math
 import time
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from . import losses, training, validation
 from . import metrics as known_metrics
-from ._core.update import sum_of_squares
 from .feedforward import Reverse
 from .sequential import Model
 from .tape import Gradients, Tape
@@ -103,12 +101,13 @@ class Training:
         self.stop = False
         self._callbacks = callbacks
         self._loss = loss
+        self._loss_name = f"loss {_name_of(loss)}"
         self._metrics = metrics
         made = ["loss", *metrics]
         self._names = [*made, *(f"val_{name}" for name in made if validated), "lr"]  # of the history
         self._same: dict = {}  # what a training that goes on from a checkpoint has to be called with again
         self._fresh = optimizer.layers is None  # the optimiser is bound here, and no step is made yet
-        self._clip_norm = math.inf if clip_norm is None else clip_norm
+        self._clip_norm = clip_norm
         self._clip_value = clip_value
         self._forget()
 
@@ -150,7 +149,7 @@ class Training:
         for name, metric in self._metrics.items():
             found[name] = _number(f"metric {name}", metric(y_pred, rows.y, rows.weight, **positions))
         gradients = model._pass_backward(self.tape, dy, None)
-        self._check("norm of the gradient", self._clip(gradients))
+        self._clip(gradients)
         self._update(gradients)
         self._weights.append(weight)
         for name, value in found.items():
@@ -160,57 +159,50 @@ class Training:
     def _value_and_gradient(self, y_pred, rows, positions):
         """What the loss makes of a batch, which may be one of the user's own."""
         found = self._loss(y_pred, rows.y, rows.weight, **positions)
-        what = f"loss {_name_of(self._loss)}"
         if not isinstance(found, (tuple, list)) or len(found) != 2:
-            raise TypeError(f"{what} returned a {type(found).__name__}, expected a pair (value, gradient of y_pred)")
+            kind = type(found).__name__
+            raise TypeError(f"{self._loss_name} returned a {kind}, expected a pair (value, gradient of y_pred)")
         value, dy = found
         if getattr(dy, "shape", None) != y_pred.shape or dy.dtype != y_pred.dtype:
             kind = f"{dy.shape} of {dy.dtype}" if isinstance(dy, np.ndarray) else f"a {type(dy).__name__}"
             wanted = f"{y_pred.shape} of {y_pred.dtype}, as y_pred is"
-            raise TypeError(f"{what} returned {kind} for the gradient, expected an array {wanted}")
-        return _number(what, value), dy
+            raise TypeError(f"{self._loss_name} returned {kind} for the gradient, expected an array {wanted}")
+        return _number(self._loss_name, value), dy
 
     def _update(self, gradients):
-        """One step of the optimiser, unless a parameter would no longer be finite."""
-        leaves = self.model._leaves
-        before = [leaf.parameters for leaf in leaves]  # snapshots: nothing is copied
-        self.optimizer.step([gradients])
-        self._fresh = False
-        if math.isfinite(sum_of_squares([array for leaf in leaves for array in leaf.parameters.values()])):
-            return
-        # The sum may overflow where no parameter is infinite, or one was already.
-        after = self.model.parameters
-        before = dict(zip(after, chain.from_iterable(arrays.values() for arrays in before), strict=True))
-        broken = [name for name in after if (np.isfinite(before[name]) & ~np.isfinite(after[name])).any()]
-        if broken:
-            self.model.load_state_dict(before)
-            # The moments were changed in place. To keep those of before would cost a copy of all of them in each step.
-            raise FloatingPointError(
-                f"{broken[0]} would become infinite or NaN in {self._place()}; the parameters are those from before "
-                "this step, but the optimiser has made it, in its moments and its steps: try a smaller learning rate "
-                "with a new optimiser"
-            )
-
-    def _place(self):
-        return f"step {len(self._weights) + 1} of epoch {self.epoch + 1}"
+        """One step of the optimiser, unless the gradient is not finite or a parameter would no longer be."""
+        optimizer, steps = self.optimizer, self.optimizer.steps
+        try:
+            optimizer._step([gradients], finite=True)
+        except FloatingPointError as error:
+            raise self._broken(error, made=optimizer.steps > steps) from None
+        finally:
+            self._fresh = self._fresh and optimizer.steps == steps
 
     def _clip(self, gradients):
-        """Clip what is trainable; its norm, before ``clip_norm``."""
+        """Clip what is trainable."""
+        if self._clip_value is None and self._clip_norm is None:
+            return
         names = self.model._trainable_names()
         if len(names) < len(gradients.parameters):
             gradients = Gradients(None, None, {name: gradients.parameters[name] for name in names})
         if self._clip_value is not None:
             training.clip_grad_value([gradients], self._clip_value)
-        if self._clip_norm == math.inf:
-            return math.sqrt(sum_of_squares(list(gradients.parameters.values())))
-        return training.clip_grad_norm([gradients], self._clip_norm)
+        if self._clip_norm is not None:
+            self._check("norm of the gradient", training.clip_grad_norm([gradients], self._clip_norm))
 
     def _check(self, what, value):
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the {what} is {value} in {self._place()}; the parameters are those from before this step: try a "
-                "smaller learning rate, clip_norm=, or look for such values in x or y"
-            )
+            raise self._broken(f"the {what} is {value}")
+
+    def _broken(self, what, made=False):
+        """The error of a step; ``made``: the optimiser has made it, in all but the parameters."""
+        if made:
+            rest = ", but the optimiser has made it, in moments and steps: try a smaller learning rate with a new one"
+        else:
+            rest = ": try a smaller learning rate, clip_norm=, or look for such values in x or y"
+        place = f"step {len(self._weights) + 1} of epoch {self.epoch + 1}"
+        return FloatingPointError(f"{what} in {place}; the parameters are those from before this step{rest}")
 
     def _end_epoch(self, validated):
         """Note what the epoch came to."""

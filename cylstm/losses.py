@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from . import validation
-from ._core.crossentropy import crossentropy
+from ._core.crossentropy import are_classes, crossentropy
 
 __all__ = [
     "binary_crossentropy",
@@ -323,7 +323,6 @@ def categorical_crossentropy(
     return _of_probabilities(positions, at, q.reshape(-1)[at], eps)
 
 
-@_quiet
 def sparse_categorical_crossentropy(
     y_pred,
     target,
@@ -493,9 +492,8 @@ class Positions:
         if array.dtype.kind not in "iu" and array.size:
             raise TypeError(f"target is of dtype {array.dtype}, expected integers, one class each{hint}")
         given = self._pick(array)
-        label = given.astype(np.intp, copy=False)
-        # unsigned, so that a negative one is large
-        if np.maximum.reduce(label.view(np.uintp), None, initial=0) >= classes:
+        label = validation.contiguous("target", given.astype(np.intp, copy=False))
+        if not are_classes(label, classes):
             raise ValueError(
                 f"target has values from {given.min()} to {given.max()}, expected 0 to classes - 1 = {classes - 1}"
             )
@@ -620,12 +618,11 @@ def _of_logits(positions, label, q, q_sum):
     """The sum of -q log p and its gradient, p being the softmax: see :func:`cylstm._core.crossentropy.crossentropy`."""
     y = validation.contiguous("y_pred", positions.y_pred.reshape(-1, positions.shape[-1]))
     q = validation.contiguous("q", q)
-    if label is not None:
-        label = validation.contiguous("target", label)
     value, gradient = crossentropy(y, label, q, q_sum)
     return y.dtype.type(value), positions.everywhere(gradient.reshape(positions.y_pred.shape))
 
 
+@_quiet
 def _of_probabilities(positions, at, q, eps):
     """The sum of -q log p, and its gradient: ``q`` stands at the places ``at``, elsewhere it is zero.
 

@@ -107,7 +107,7 @@ class Container(Layer):
             layer.trainable = value
 
     def _trainable_names(self):
-        if all([leaf.trainable for leaf in self._leaf_layers]):
+        if all([leaf._trainable for leaf in self._leaf_layers]):
             return self._shapes.keys()
         return [
             f"{name}.{inner}"

@@ -27,6 +27,7 @@ from ._core.packing import aligned_empty
 from ._core.turns import Turn
 from ._core.update import Slot, apply, collect, rescale, sum_of_squares, writable_arrays
 from .layers import Layer, _Snapshot
+from .tape import Gradients
 
 __all__ = ["SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"]
 
@@ -88,7 +89,8 @@ class _Optimizer:
                     )
                 seen.add(id(leaf))
                 for name in leaf.parameters:
-                    slots[-1][next(names)] = Slot(leaf, name, self._moments)
+                    label = next(names)
+                    slots[-1][label] = Slot(leaf, name, label, self._moments)
         self.layers = list(layers)
         self._slots = slots
 
@@ -135,21 +137,19 @@ class _Optimizer:
         ValueError
             If there are not as many as layers, or names or shapes are not those of the layer.
         """
+        self._step(gradients, False)
+
+    def _step(self, gradients, finite):
+        """A step; if ``finite``, a FloatingPointError where a gradient is not finite or a parameter would not be.
+
+        The parameters are those of before then.
+        """
         self._bound()
         _check_list("gradients", gradients)
-        if len(gradients) != len(self.layers):
-            raise ValueError(f"gradients has {len(gradients)} entries, expected {len(self.layers)}, one per layer")
-        changes, leaves = [], []
-        for n, (given, layer, slots) in enumerate(zip(gradients, self.layers, self._slots, strict=True)):
-            if given.parameters.keys() != slots.keys():
-                raise ValueError(
-                    f"gradients[{n}] has the names {', '.join(given.parameters)}, "
-                    f"expected {', '.join(slots)}: those of layers[{n}]"
-                )
-            collect(f"gradients[{n}]", slots, given.parameters, layer._trainable_names(), changes, leaves)
+        changes, leaves = collect(gradients, self.layers, self._slots, finite)
         with Turn(leaves):
             lr = self.lr
-            apply(self._rule, changes, lambda steps: self._numbers(steps, lr), _Snapshot, self)
+            apply(self._rule, changes, lambda steps: self._numbers(steps, lr), _Snapshot, self, finite)
 
     def _state(self):
         """The arrays and numbers of ``state_dict``, themselves."""
@@ -542,5 +542,5 @@ def _check_list(name, gradients):
         kind = type(gradients).__name__
         raise TypeError(f"{name} is a {kind}, expected a list of Gradients, one per layer")
     for n, g in enumerate(gradients):
-        if not hasattr(g, "parameters"):
+        if type(g) is not Gradients and not hasattr(g, "parameters"):
             raise TypeError(f"{name}[{n}] is a {type(g).__name__}, expected Gradients")

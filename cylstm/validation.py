@@ -50,7 +50,8 @@ def flag(name, value):
 
 def number(name, value, low, high, *, high_open=False):
     """A real number in [low, high], or [low, high) if ``high_open``."""
-    if isinstance(value, (*NOT_NUMBERS, bool, np.bool_)):  # float("0.5") and float(True) would pass
+    # float("0.5") and float(True) would pass
+    if type(value) is not float and isinstance(value, (*NOT_NUMBERS, bool, np.bool_)):
         raise TypeError(f"{name} is {value!r}, expected a number")
     try:
         x = float(value)
@@ -65,6 +66,8 @@ def number(name, value, low, high, *, high_open=False):
 
 
 def learning_rate(name, value):
+    if type(value) is float and 0 <= value < math.inf:
+        return value  # asked before every step
     return number(name, value, 0, math.inf, high_open=True)
 
 
@@ -414,6 +417,8 @@ def lengths_array(lengths, batch, steps, batched, name="lengths"):
 
 def gradient(name, value, dtype, expected):
     """dy or a part of dstate, of exactly this shape."""
+    if type(value) is np.ndarray and value.dtype is dtype and value.shape == expected and value.flags.carray:
+        return value  # nearly always
     value = array(name, value, dtype)
     shape(name, value, expected, f"{expected}, that of the output of forward")
     return rows_contiguous(name, value)

@@ -350,7 +350,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_parameters():
         return 1.0, np.full_like(y_pred, np.nan)
 
     model, expected = many_to_one(), many_to_one()
-    with pytest.raises(FloatingPointError, match="the norm of the gradient is nan in step 1 of epoch 1"):
+    with pytest.raises(FloatingPointError, match=r"the gradient of \S+ is infinite or NaN in step 1 of epoch 1"):
         quiet(model, *data(), loss=broken)
     assert_same_parameters(model, expected)
 
@@ -879,9 +879,7 @@ def test_fit_of_no_epoch_trains_nothing():
 
 
 def test_fit_spends_its_time_inside_the_layers(monkeypatch):
-    """LSTM(8, 96) and Dense on the digits, batches of 32, on one core: 0.85 inside the passes of the model, 0.81 inside
-    those of its three layers. The bound is for a machine that is busy with something else.
-    """
+    """LSTM(8, 96) and Dense on the digits, batches of 32: inside the passes of the model, which is a layer itself."""
     images, labels = cylstm.data.load_digits("test")
     inside = 0.0
 
@@ -903,7 +901,7 @@ def test_fit_spends_its_time_inside_the_layers(monkeypatch):
         inside, start = 0.0, time.perf_counter()
         quiet(model, images, labels, loss=cross_entropy, epochs=3)
         shares.append(inside / (time.perf_counter() - start))
-    assert max(shares) > 0.7
+    assert max(shares) > 0.85
 
 
 def test_the_public_names_are_there():

@@ -25,6 +25,16 @@ cdef enum:
 cdef activation softmax = activation_of(("softmax",))
 
 
+def are_classes(cnp.ndarray label, Py_ssize_t classes):
+    """Whether all of a C-contiguous array of intp are from 0 to classes - 1."""
+    cdef const Py_ssize_t *labels = <const Py_ssize_t *>cnp.PyArray_DATA(label)
+    cdef bint inside = True
+    cdef Py_ssize_t n
+    for n in range(cnp.PyArray_SIZE(label)):
+        inside &= 0 <= labels[n] < classes
+    return inside
+
+
 def crossentropy(cnp.ndarray y, label, cnp.ndarray q, q_sum):
     """The sum of -q log p, p being the softmax of each row of y, and its gradient p sum(q) - q.
 
@@ -61,6 +71,7 @@ def crossentropy(cnp.ndarray y, label, cnp.ndarray q, q_sum):
             table, n, classes, <const float *>cnp.PyArray_DATA(y), labels, <const float *>cnp.PyArray_DATA(q), q_step,
             <const float *>sums, <float *>cnp.PyArray_DATA(gradient),
         )
+        total = <float>total  # here infinity comes without a warning
     else:
         total = rows[double](
             table, n, classes, <const double *>cnp.PyArray_DATA(y), labels, <const double *>cnp.PyArray_DATA(q), q_step,

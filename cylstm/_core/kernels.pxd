@@ -133,4 +133,5 @@ cdef extern from "table.h" nogil:
         update_function *rmsprop
         update_function *adam
         double (*sum_of_squares)(Py_ssize_t, const void *) noexcept nogil
+        int (*all_finite)(Py_ssize_t, const void *) noexcept nogil
         void (*rescale)(Py_ssize_t, double, void *) noexcept nogil

@@ -24,15 +24,17 @@ cdef class Slot:
     """One parameter: the layer that holds it, how many steps it has made, and its moments, None for one it has not."""
     cdef readonly object leaf
     cdef readonly str name       # in leaf.parameters
+    cdef readonly str label      # in those of the optimiser's layer, which leaf may be a part of
     cdef readonly tuple shape
     cdef readonly cnp.dtype dtype
     cdef public Py_ssize_t steps
     cdef public tuple moments    # C-contiguous arrays
 
-    def __init__(self, leaf, str name, moments):
+    def __init__(self, leaf, str name, str label, moments):
         parameter = leaf.parameters[name]
         self.leaf = leaf
         self.name = name
+        self.label = label
         self.shape = parameter.shape
         self.dtype = parameter.dtype
         self.moments = tuple([
@@ -40,26 +42,59 @@ cdef class Slot:
         ])
 
 
-def collect(str what, dict slots, gradients, trainable, list changes, list leaves):
-    """Look at the gradients {name: array} of one layer, and add to ``changes`` (slot, gradient) of what is trainable.
+def collect(gradients, list layers, list slots, bint finite):
+    """Look at Gradients, one for each layer, and pick those of trainable parameters.
 
-    ``slots`` {name: Slot} has the same keys; those of one leaf follow each other. Their leaves are added to ``leaves``.
+    Parameters
+    ----------
+    gradients : list of Gradients
+    layers : list of layers
+    slots : list of {name: Slot}
+        Of each layer. Those of one leaf follow each other.
+    finite : bool
+        Whether a NaN or an infinity is an error.
+
+    Returns
+    -------
+    changes : list of (Slot, gradient)
+    leaves : list
+        Those that hold these parameters.
     """
+    cdef list changes = []
+    cdef list leaves = []
     cdef Slot slot
     cdef str name
-    for name, slot in slots.items():
-        g = gradients[name]
-        if (
-            not cnp.PyArray_CheckExact(g) or (<cnp.ndarray>g).dtype is not slot.dtype
-            or g.shape != slot.shape or not cnp.PyArray_ISCARRAY_RO(g)
-        ):
-            g = validation.array(f"{what} {name}", g, slot.dtype)
-            validation.shape(f"{what} {name}", g, slot.shape, slot.shape)
-            g = np.array(g, order="C")  # contiguous and aligned
-        if name in trainable:
-            changes.append((slot, g))
-            if not leaves or leaves[len(leaves) - 1] is not slot.leaf:
-                leaves.append(slot.leaf)
+    cdef Py_ssize_t n
+    leaf = None
+    if len(gradients) != len(layers):
+        raise ValueError(f"gradients has {len(gradients)} entries, expected {len(layers)}, one per layer")
+    for n in range(len(layers)):
+        given = gradients[n].parameters
+        of_layer = slots[n]
+        if given.keys() != of_layer.keys():
+            raise ValueError(
+                f"gradients[{n}] has the names {', '.join(given)}, "
+                f"expected {', '.join(of_layer)}: those of layers[{n}]"
+            )
+        trainable = layers[n]._trainable_names()
+        for name, slot in of_layer.items():
+            g = given[name]
+            if (
+                not cnp.PyArray_CheckExact(g) or (<cnp.ndarray>g).dtype is not slot.dtype
+                or g.shape != slot.shape or not cnp.PyArray_ISCARRAY_RO(g)
+            ):
+                what = f"gradients[{n}] {name}"
+                g = validation.array(what, g, slot.dtype)
+                validation.shape(what, g, slot.shape, slot.shape)
+                g = np.array(g, order="C")  # contiguous and aligned
+            if name in trainable:
+                if finite and not reduced(g, False):
+                    raise FloatingPointError(f"the gradient of {name} is infinite or NaN")
+                changes.append((slot, g))
+                if slot.leaf is not leaf:
+                    leaf = slot.leaf
+                    leaves.append(leaf)
+    return changes, leaves
 
 
 cdef update_function *rule_of(const kernel_table *table, str name) except NULL:
@@ -74,8 +109,8 @@ cdef update_function *rule_of(const kernel_table *table, str name) except NULL:
     raise ValueError(f"rule is {name!r}, expected sgd, nesterov, rmsprop or adam")
 
 
-def apply(str rule, list changes, numbers, snapshot, counter):
-    """One step of an optimiser, or, if this raises, nothing of one. The leaves' locks are held.
+def apply(str rule, list changes, numbers, snapshot, counter, bint finite):
+    """One step of an optimiser, or, if this raises, none of the parameters is changed. The leaves' locks are held.
 
     Parameters
     ----------
@@ -87,12 +122,16 @@ def apply(str rule, list changes, numbers, snapshot, counter):
     snapshot : function of {name: array} to a snapshot of a layer
     counter
         An object whose ``steps`` grows by one, as the slots' do.
+    finite : bool
+        Whether a parameter that would no longer be finite is an error. Moments and counts are those after it then: they
+        are changed in place, and keeping those of before would cost a copy of all of them in each step.
     """
     cdef list jobs = []
     cdef list swaps = []
     cdef dict numbers_of = {}
     cdef dict new = None
     cdef Slot slot
+    cdef Slot broken = None
     cdef update at
     cdef update_function *function
     cdef PyThreadState *state
@@ -113,7 +152,7 @@ def apply(str rule, list changes, numbers, snapshot, counter):
     if leaf is not None:
         swaps.append((leaf._store, snapshot(new)))
 
-    # No Python code runs from here on, so no signal is answered before all is done.
+    # No Python code runs from here on, unless something is broken, so no signal is answered before all is done.
     for slot, p_new, p, g, values in jobs:
         function = rule_of(table_of(slot.dtype), rule)
         at.count = cnp.PyArray_SIZE(p)
@@ -130,9 +169,13 @@ def apply(str rule, list changes, numbers, snapshot, counter):
         function(&at)
         take_back(state)
         slot.steps += 1
+        if finite and broken is None and not reduced(p_new, False) and (np.isfinite(p) & ~np.isfinite(p_new)).any():
+            broken = slot
+    counter.steps += 1
+    if broken is not None:
+        raise FloatingPointError(f"{broken.label} would become infinite or NaN")
     for store, snapshot_ in swaps:
         (<Store>store).snapshot = snapshot_
-    counter.steps += 1
 
 
 def writable_arrays(grads):
@@ -151,23 +194,22 @@ def writable_arrays(grads):
 
 def sum_of_squares(list arrays):
     """Of arrays of float32 or float64, in float64: of each in the order that updates.pxi says, one after the other."""
-    cdef const kernel_table *table
-    cdef PyThreadState *state
-    cdef Py_ssize_t count
-    cdef const void *data
-    cdef double part
     cdef double total = 0
-    cdef cnp.ndarray array
     for array in arrays:
-        array = _contiguous(array)
-        table = table_of(array.dtype)
-        count = cnp.PyArray_SIZE(array)
-        data = cnp.PyArray_DATA(array)
-        state = release(count)
-        part = table.sum_of_squares(count, data)
-        take_back(state)
-        total += part
+        total += reduced(array, True)
     return total
+
+
+cdef double reduced(given, bint squares) except? -1:
+    """The sum of the squares of an array, or whether all of it is finite."""
+    cdef cnp.ndarray array = _contiguous(given)
+    cdef const kernel_table *table = table_of(array.dtype)
+    cdef Py_ssize_t count = cnp.PyArray_SIZE(array)
+    cdef const void *data = cnp.PyArray_DATA(array)
+    cdef PyThreadState *state = release(count)
+    cdef double found = table.sum_of_squares(count, data) if squares else table.all_finite(count, data)
+    take_back(state)
+    return found
 
 
 def rescale(list arrays, double factor):

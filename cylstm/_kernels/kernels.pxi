@@ -172,6 +172,7 @@ cdef extern from "table.h" nogil:
         update_function *rmsprop
         update_function *adam
         double (*sum_of_squares)(Py_ssize_t, const real *) noexcept nogil
+        int (*all_finite)(Py_ssize_t, const real *) noexcept nogil
         void (*rescale)(Py_ssize_t, double, real *) noexcept nogil
 
 
@@ -880,6 +881,7 @@ functions.nesterov = &nesterov
 functions.rmsprop = &rmsprop
 functions.adam = &adam
 functions.sum_of_squares = &sum_of_squares
+functions.all_finite = &all_finite
 functions.rescale = &rescale
 
 table = PyCapsule_New(&functions, KERNEL_TABLE_NAME, NULL)

@@ -162,6 +162,7 @@ typedef struct {
                                 real *dshift);
     update_function *sgd, *nesterov, *rmsprop, *adam;
     double (*sum_of_squares)(Py_ssize_t count, const real *x);
+    int (*all_finite)(Py_ssize_t count, const real *x);
     void (*rescale)(Py_ssize_t count, double factor, real *x);
 } kernel_table;
 

@@ -150,6 +150,15 @@ cdef double sum_of_squares(Py_ssize_t count, const real *x) noexcept nogil:
     return sums[0]
 
 
+cdef int all_finite(Py_ssize_t count, const real *x) noexcept nogil:
+    """Whether no number is NaN or infinite: of these two x - x is NaN."""
+    cdef Py_ssize_t j
+    cdef int broken = 0
+    for j in range(count):
+        broken |= x[j] - x[j] != <real>0
+    return not broken
+
+
 cdef void rescale(Py_ssize_t count, double factor, real *x) noexcept nogil:
     """x = factor x, in float64 and rounded once: the factor may be below float32's range."""
     cdef Py_ssize_t j
