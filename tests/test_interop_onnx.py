@@ -863,6 +863,7 @@ def test_what_is_written_is_read_to_the_same_bits(tmp_path):
 
 
 def test_what_is_written_runs_in_float64_to_the_same_numbers(tmp_path):
+    pytest.importorskip("onnx", minversion="1.23")  # the oldest that is known to give Y_c
     from onnx.reference import ReferenceEvaluator
 
     for model in written_models("float64"):

@@ -164,6 +164,10 @@ def _external(tensor, where, directory, size):
         raise ValueError(f"{where} is in a file of its own, whose name is no text")
     if entries.get("length", str(size)) != str(size):
         raise ValueError(f"{where} of shape {tuple(tensor.dims)} has {entries['length']} bytes, expected {size}")
+    try:
+        _check_external(directory, location, int(entries.get("offset", "0")), size)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{where} is in the file {location!r}, which can not be read: {error}") from None
     copy = onnx.TensorProto()  # with a length, or all that is behind the offset would be read
     copy.CopyFrom(tensor)
     del copy.external_data[:]
@@ -174,6 +178,18 @@ def _external(tensor, where, directory, size):
     except (ValueError, RuntimeError, OSError, onnx.checker.ValidationError) as error:
         raise ValueError(f"{where} is in the file {location!r}, which can not be read: {error}") from None
     return copy.raw_data
+
+
+def _check_external(directory, location, offset, size):
+    """That a file is within the directory and long enough: not every version of onnx looks."""
+    directory = os.path.realpath(directory)
+    path = os.path.realpath(os.path.join(directory, location))
+    if os.path.isabs(location) or ".." in location.split("/") or os.path.commonpath([directory, path]) != directory:
+        raise ValueError("it is not within the directory of the model")
+    _check_kind(path)
+    there = os.path.getsize(path)
+    if not 0 <= offset <= there - size:
+        raise ValueError(f"it has {there} bytes, expected {size} from byte {offset} on")
 
 
 def attributes_of(node):
