@@ -326,6 +326,7 @@ REFUSED = {
         [("Slice", "Y,zero,end,zero,two", "y")],
         {"zero": integers(0), "end": integers((1 << 63) - 1), "two": integers(2)}, "takes the time steps 0 to",
     ),
+    "integers of features": ([("Cast", "H", "y", {"to": 7})], {}, "Cast_1' .Cast.: it makes integers of features"),
     "features that are not understood": (
         [("Erf", "x", "a"), ("GRU", "a,W,R,B", "b,h", GRU[3]), ("Squeeze", "b,one", "y")], {"one": ONE},
         "node 'GRU_2' .GRU.: node 'Erf_1' .Erf. is nothing that",

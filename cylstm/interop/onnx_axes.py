@@ -11,6 +11,10 @@ import numpy as np
 from .onnx_fold import NotConstantError, bounds, filling, shape_part, split_sizes, unsqueezed
 
 
+# An index that exporters write for the end of an axis, or one above it.
+BEYOND = (1 << 31) - 1
+
+
 class Symbol:
     """The size of an axis that an input decides about; ``size`` is what the file says of it, or None."""
 
@@ -157,7 +161,7 @@ def _is_whole(part, axis):
     if axis is None or part.step not in (None, 1) or part.start not in (None, 0):
         return False
     size = math.prod(symbol.size or 0 for symbol in axis)
-    return part.stop is None or part.stop >= ((1 << 31) - 1 if size == 0 else size)
+    return part.stop is None or part.stop >= (size or BEYOND)
 
 
 def expand(call, t, target):

@@ -13,7 +13,7 @@ import numpy as np
 from ..feedforward import Activation, Dense, Embedding, Last, LayerNorm, Repeat
 from . import onnx_axes as axes
 from .onnx_axes import Symbol, Tensor, position
-from .onnx_files import is_recurrent, number, title
+from .onnx_files import FLOATS, is_recurrent, number, title
 from .onnx_fold import Call, NotConstantError, called, compute, is_constant
 from .onnx_nodes import build, has_lengths, merged, pair, read_node, set_state
 
@@ -89,7 +89,7 @@ class Chain:
         stage = Stage(
             None, None, None, None, symbols=set(symbols), time=None, timed=len(sizes) == 3, lengths=""
         )  # fmt: skip
-        stage.integers = kind.elem_type not in (1, 10, 11, 16)
+        stage.integers = kind.elem_type not in FLOATS
         self._add(stage)
         return Tensor(tuple((symbol,) for symbol in symbols), np.full((1,) * len(sizes), stage.first))
 
@@ -318,7 +318,7 @@ class Chain:
                 raise NotConstantError(f"{name!r} depends on an input of the model")
             return values[name]
 
-        lengths = said.lengths if has_lengths(said, get, time and time.size) else ""
+        lengths = said.lengths if has_lengths(said, get, 1 if time is None else time.size) else ""
         if lengths != stage.lengths and stage.behind:
             raise ValueError("its sequence_lens is not that of the recurrent nodes before it")
         layer = build(said, get, self._dtype, bool(lengths), lambda w: _columns(w, order, stage.width))
@@ -604,7 +604,7 @@ def _slice(chain, call, t, *arguments):
         if t.axes[n] is None:
             payload = payload[(slice(None),) * n + (part,)]
             t = t._replace(payload=payload)
-        elif part.step == -1 and part.start in (-1, (1 << 63) - 1) and part.stop < -(1 << 31) + 2:
+        elif part.step == -1 and (part.start == -1 or part.start >= axes.BEYOND) and part.stop <= -axes.BEYOND:
             (t,) = chain.reverse(call, t, n)
         else:
             t = chain.step(t, n, _single(part, t.axes[n]))
@@ -623,12 +623,11 @@ def _reverse_sequence(chain, call, t, lengths):
 
 def _single(part, axis):
     """The index of the only step that a slice of time takes."""
-    size = axis[0].size
-    ends = {-1: ((1 << 31) - 1, math.inf)}
-    if part.step in (None, 1) and part.start == -1 and (part.stop >= ends[-1][0] or part.stop == size):
-        return -1
-    if part.step in (None, 1) and part.stop == part.start + 1 and part.stop != 0:
-        return part.start
+    if part.step in (None, 1):
+        if part.start == -1 and (part.stop >= axes.BEYOND or part.stop == axis[0].size):
+            return -1
+        if part.stop == part.start + 1 and part.stop != 0:
+            return part.start
     raise ValueError(f"it takes the time steps {part.start} to {part.stop}, expected the last one")
 
 
@@ -651,10 +650,11 @@ def _flatten(chain, call, t):
 
 
 def _cast(chain, call, t):
-    float_ = call.attribute("to", None, int) in (1, 10, 11, 16)
-    stage, _ = (None, None) if t.plain else chain.settle(t)
-    if stage is not None and stage.layer is None and stage.integers is float_:
-        raise ValueError("it makes integers of features, or features of integers")
+    if not t.plain:
+        stage, _ = chain.settle(t)
+        integers = stage.layer is None and stage.integers
+        if integers is (call.attribute("to", None, int) in FLOATS):
+            raise ValueError("it makes integers of features, or features of integers")
     return [t]
 
 

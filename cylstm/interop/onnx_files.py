@@ -24,6 +24,9 @@ _DTYPES = {
 _BFLOAT16 = 16
 _OTHERS = {8: "string", 14: "complex64", 15: "complex128"}
 
+# float32, float16, float64 and bfloat16.
+FLOATS = (1, 10, 11, 16)
+
 # The field of a tensor that has its numbers where raw_data has not, and what they are there: by ONNX's code.
 _FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data"}
 _BITS = {10: "<u2"}  # float16 stands there as its bits
