@@ -10,7 +10,6 @@ import numpy as np
 
 from .onnx_fold import NotConstantError, bounds, filling, shape_part, split_sizes, unsqueezed
 
-
 # An index that exporters write for the end of an axis, or one above it.
 BEYOND = (1 << 31) - 1
 
