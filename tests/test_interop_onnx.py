@@ -69,7 +69,7 @@ def _of_graph(model, options, arrays):
     def batch_first(name):
         return arrays[name].swapaxes(0, 1) if options[name].startswith("tb") else arrays[name]
 
-    y, _ = cylstm.from_onnx(model).forward(batch_first("x"))
+    y, _ = cylstm.from_onnx(model).forward(batch_first("x"), lengths=arrays.get("lengths"))
     return scaled(y, batch_first("y"))
 
 
@@ -102,7 +102,7 @@ GRU = ("GRU", "x,W,R,B", "Y,H", {"hidden_size": 4, "linear_before_reset": 1})
 BOTH = ("GRU", "x,W2,R2,B2", "Y,H", {"hidden_size": 4, "linear_before_reset": 1, "direction": "bidirectional"})
 
 
-def make(nodes, arrays=None, outputs="y", opset=17, x=("t", "n", 3), inputs=(), kind=np.float32):
+def make(nodes, arrays=None, outputs="y", opset=17, x=("t", "n", 3), inputs=(), integer_inputs=""):
     """A model of nodes, each (op, inputs, outputs[, attributes]), of arrays of the file and an input x."""
     h = onnx.helper
     nodes = [
@@ -111,8 +111,8 @@ def make(nodes, arrays=None, outputs="y", opset=17, x=("t", "n", 3), inputs=(), 
     ]
     stored = {"W": W, "R": R, "B": B, **TWO} | (arrays or {})
     stored = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()]
-    infos = [h.make_tensor_value_info("x", h.np_dtype_to_tensor_dtype(np.dtype(kind)), x)]
-    infos += [h.make_tensor_value_info(name, 1, shape) for name, shape in inputs]
+    infos = [h.make_tensor_value_info(name, 1, shape) for name, shape in [("x", x), *inputs]]
+    infos += [h.make_tensor_value_info(name, 7, (None,)) for name in integer_inputs]
     outputs = [h.make_tensor_value_info(name, 1, None) for name in outputs.split(",")]
     return h.make_model(h.make_graph(nodes, "g", infos, outputs, stored), opset_imports=[h.make_opsetid("", opset)])
 
@@ -438,6 +438,35 @@ def test_lengths_of_some_nodes_alone_are_no_chain():
         arrays = {"one": ONE, "last": LAST, "W4": draw(17, 1, 12, 4)}
         with pytest.raises(ValueError, match=message):
             cylstm.from_onnx(make(nodes, arrays, inputs=[("n", (None,))]))
+
+
+def sorted_rows(inputs, ends):
+    """A model that sorts its rows by their lengths, as PyTorch writes it; ``inputs`` of the GRU, and what is behind."""
+    nodes = [
+        ("Shape", "n", "s"), ("TopK", "n,s", "m,i"), ("Gather", "x,i", "z", {"axis": 1}),
+        ("Cast", "m", "m32", {"to": 6}), ("Cast", "n", "n32", {"to": 6}), ("GRU", inputs, "Y,H", GRU[3]),
+        ("ReduceProd", "s", "p", {"keepdims": 0}), ("Range", "zero,p,one", "r"), ("ConstantOfShape", "s", "zeros"),
+        ("ScatterElements", "zeros,i,r", "back"), ("Squeeze", "H,axes", "h"), *ends,
+    ]  # fmt: skip
+    arrays = {"axes": integers(0), "zero": np.array(0, np.int64), "one": np.array(1, np.int64)}
+    return make(nodes, arrays, integer_inputs="n")
+
+
+def test_rows_that_are_sorted_by_lengths_come_back():
+    back = [("Gather", "h,back", "y")]
+    model = cylstm.from_onnx(sorted_rows("z,W,R,B,m32", back))
+    y, _ = model.forward(X.swapaxes(0, 1), lengths=[2, 5])
+    layer = cylstm.from_onnx(make([GRU], outputs="Y,H"), node="GRU_0")
+    assert (y == layer.forward(X, lengths=[2, 5])[1][0]).all()
+    for inputs, ends, message in (
+        ("z,W,R,B,m32", [("Identity", "h", "y")], "the rows of what node 'GRU_5' .GRU. makes are in another order"),
+        ("z,W,R,B,n32", back, "its sequence_lens is in another order than the rows of X"),
+        ("x,W,R,B,m32", back, "its sequence_lens is in another order than the rows of X"),
+        ("x,W,R,B,n32", back, "it brings rows back that were in another order"),
+        ("z,W,R,B,m32", [("Gather", "h,back", "a"), ("Gather", "a,back", "y")], "it brings rows back"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cylstm.from_onnx(sorted_rows(inputs, ends))
 
 
 def test_lengths_of_the_file_must_be_the_whole_x():

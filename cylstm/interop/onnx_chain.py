@@ -12,7 +12,7 @@ import numpy as np
 
 from ..feedforward import Activation, Dense, Embedding, Last, LayerNorm, Repeat
 from . import onnx_axes as axes
-from .onnx_axes import Symbol, Tensor, position
+from .onnx_axes import Order, Symbol, Tensor, position
 from .onnx_files import FLOATS, is_recurrent, number, title
 from .onnx_fold import Call, NotConstantError, called, compute, is_constant
 from .onnx_nodes import build, has_lengths, merged, pair, read_node, set_state
@@ -74,6 +74,7 @@ class Chain:
     def __init__(self, dtype):
         self._dtype = dtype
         self._stages, self._firsts = [], []
+        self._ordered = {}  # (symbol, key): the symbol of an axis whose rows are in that order
 
     # What Values asks for
 
@@ -98,7 +99,8 @@ class Chain:
         call = Call(node, file, budget)
         if is_recurrent(node):
             return called(self._recurrent, call, values, NotConstantError)
-        if not any(isinstance(value, Tensor) for value in values) and node.op_type not in ("Expand", "ConstantOfShape"):
+        sizes = all(value is None or isinstance(value, np.ndarray) for value in values)
+        if sizes and node.op_type not in ("Expand", "ConstantOfShape", "Range"):
             return [axes.simplified(array) for array in compute(node, values, file, budget)]
         handler = _HANDLERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         for value in values:
@@ -169,8 +171,8 @@ class Chain:
             raise NotConstantError(stage.trouble)
         if (block != Y).any():
             stage = self._ended(stage, block, component)
-        missing = {symbol for symbol in stage.symbols - {*t.symbols, stage.features} if symbol.size != 1}
-        if missing or set(t.symbols) - stage.symbols:
+        symbols = {symbol.base for symbol in t.symbols}
+        if symbols - stage.symbols or any(symbol.size != 1 for symbol in stage.symbols - symbols - {stage.features}):
             raise ValueError(f"its axes are not those of what {stage} makes")
         return stage, t._replace(payload=stage.first + component)
 
@@ -321,10 +323,12 @@ class Chain:
         lengths = said.lengths if has_lengths(said, get, 1 if time is None else time.size) else ""
         if lengths != stage.lengths and stage.behind:
             raise ValueError("its sequence_lens is not that of the recurrent nodes before it")
+        if lengths and _key(batch) != _key_of(values[lengths]):
+            raise ValueError("its sequence_lens is in another order than the rows of X")
         layer = build(said, get, self._dtype, bool(lengths), lambda w: _columns(w, order, stage.width))
         hidden_size = get(said.r).shape[2]
         found = self._child(
-            call.node, stage, layer, said.directions * hidden_size, symbols={*t.symbols} - {stage.features}, time=time,
+            call.node, stage, layer, said.directions * hidden_size, symbols=stage.symbols - {stage.features}, time=time,
             timed=True, lengths=lengths, recurrent=True, reverse=np.repeat(said.reverse, hidden_size),
         )  # fmt: skip
         found.trouble = self._set_state(found, said, [values[name] if name else None for name in said.state])
@@ -428,6 +432,30 @@ class Chain:
         found = self._child(call.node, stage, layer, weight.size, symbols=stage.symbols - {stage.features})
         return _output(found, t)
 
+    def top(self, call, t, count):
+        """A node TopK of all rows, as PyTorch sorts them by their lengths: (what is sorted, where each comes from)."""
+        stage, t = self.settle(t)
+        if stage.layer is not None or len(t.axes) != 1 or not axes.is_size(np.ravel(count)[0], t.axes[0] or ()):
+            raise ValueError("it takes the largest of something, expected to sort all rows of the input")
+        order = Order(t.axes[0][0].base, object(), False)
+        return [t._replace(axes=((self._in(t.axes[0][0], order.key),),)), order]
+
+    def _in(self, symbol, key):
+        """The symbol of an axis with its rows in another order."""
+        if (symbol, key) not in self._ordered:
+            self._ordered[symbol, key] = Symbol(symbol.name, symbol.size, symbol, key)
+        return self._ordered[symbol, key]
+
+    def reordered(self, t, axis, order):
+        """A Tensor with its rows in another order, or back in that of the input."""
+        if t.axes[axis] is None or len(t.axes[axis]) != 1:
+            raise ValueError("it brings features into an order that an input decides about")
+        (symbol,) = t.axes[axis]
+        if order.inverse and symbol.key is not order.key:
+            raise ValueError("it brings rows back that were in another order")
+        moved = symbol.base if order.inverse else self._in(symbol, order.key)
+        return [t._replace(axes=(*t.axes[:axis], (moved,), *t.axes[axis + 1 :]))]
+
     def step(self, t, axis, index):
         """The Tensor of one time step: the first or the last one; axis is of size 1 then."""
         symbols, numbers = t.axes[axis], t.payload
@@ -494,6 +522,8 @@ class Chain:
             raise ValueError("the output is numbers of the file, or of a shape")
         stage, t = self.settle(t)
         stage, t = self._repeated(stage.node, stage, t)
+        if any(symbol.key for symbol in t.symbols):
+            raise ValueError(f"the rows of what {stage} makes are in another order than those of the input")
         if stage.width is not None and not _in_order(t.payload.reshape(-1) - stage.first, stage.width):
             raise ValueError(f"the output is some of the features of {stage}, or they are in another order")
         found = []
@@ -529,6 +559,17 @@ def _outputs(stage, t, said):
 def _activation(stage, name, *numbers):
     """An Activation behind a stage, whose dtype says how its numbers are meant."""
     return Activation((name, *(number(value, stage.dtype or np.float32) for value in numbers)))
+
+
+def _key(symbol):
+    return symbol and symbol.key
+
+
+def _key_of(lengths):
+    """The order of the rows that a sequence_lens is of."""
+    if not isinstance(lengths, Tensor) or len(lengths.axes) != 1 or not lengths.axes[0]:
+        return None
+    return lengths.axes[0][0].key
 
 
 def _in_order(order, width):
@@ -586,9 +627,11 @@ def _gelu(chain, call, t):
 def _gather(chain, call, x, indices):
     if not isinstance(x, Tensor):
         return chain.embedding(call, x, indices)
-    if not is_constant(indices):
+    if not is_constant(indices) and not isinstance(indices, Order):
         raise ValueError("its indices depend on an input")
     axis = position(x, call.attribute("axis", 0, int))
+    if isinstance(indices, Order):
+        return chain.reordered(x, axis, indices)
     if x.axes[axis] is not None:
         if indices.size != 1:
             raise ValueError("it takes many parts of an axis whose size an input decides about")
@@ -649,8 +692,26 @@ def _flatten(chain, call, t):
         return chain.flat(call, t)
 
 
+def _range(chain, call, start, limit, step):
+    """Of all rows: their places."""
+    size = limit.reshape(-1)[0]
+    if start != 0 or step != 1 or not isinstance(size, axes.Size) or size.count != 1 or len(size.symbols) != 1:
+        raise ValueError("it is a range that an input decides about")
+    return [Order(size.symbols[0], None, False)]
+
+
+def _scatter(chain, call, data, order, places):
+    """Rows' places put where an order takes them from: the way back."""
+    rows = isinstance(places, Order) and places.key is None and not places.inverse
+    if is_constant(places) and places.ndim == 1:
+        rows = axes.is_size(places.size, (order.symbol,)) and _in_order(places, places.size)
+    if not rows or not isinstance(order, Order) or call.attribute("axis", 0, int) not in (0, -1):
+        raise ValueError("it puts numbers in places that an input decides about")
+    return [order._replace(inverse=not order.inverse)]
+
+
 def _cast(chain, call, t):
-    if not t.plain:
+    if isinstance(t, Tensor) and not t.plain:
         stage, _ = chain.settle(t)
         integers = stage.layer is None and stage.integers
         if integers is (call.attribute("to", None, int) in FLOATS):
@@ -704,6 +765,7 @@ _HANDLERS = {
     "Transpose": _moved(axes.transpose), "Squeeze": _moved(axes.squeeze), "Unsqueeze": _moved(axes.unsqueeze),
     "Shape": _moved(axes.shape), "Concat": _moved(axes.concat), "Split": _moved(axes.split),
     "Expand": _moved(axes.expand), "Tile": _moved(axes.tile), "ConstantOfShape": _moved(axes.constant_of_shape),
+    "TopK": lambda chain, call, t, count: chain.top(call, t, count), "Range": _range, "ScatterElements": _scatter,
     "ReverseSequence": _reverse_sequence, "Reshape": _reshape, "Flatten": _flatten, "Gather": _gather, "Slice": _slice,
     "MatMul": _matmul, "Gemm": _gemm, "Add": _add, "Sub": _sub, "Mul": _mul, "Div": _div,
     "Softmax": lambda chain, call, t: chain.softmax(call, t),

@@ -332,6 +332,12 @@ def shape_part(call):
     return slice(call.attribute("start", None, int), call.attribute("end", None, int))
 
 
+def _reduce_prod(call, x, axes=None):
+    if axes is not None or "axes" in call.attributes:
+        raise ValueError("it has axes, expected a product of all")
+    return [np.prod(x, keepdims=bool(call.attribute("keepdims", 1, int)))]
+
+
 def _expand(call, x, shape):
     shape = np.broadcast_shapes(x.shape, tuple(shape.tolist()))
     call.take(shape, x.itemsize)
@@ -378,7 +384,7 @@ def _where(call, condition, a, b):
 _FUNCTIONS = {
     "Constant": constant, "Identity": _identity, "Cast": _cast, "Slice": _slice, "Concat": _concat,
     "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Transpose": _transpose, "Reshape": _reshape, "Flatten": _flatten,
-    "Split": _split, "Gather": _gather, "Shape": _shape, "Expand": _expand, "Tile": _tile,
+    "Split": _split, "Gather": _gather, "Shape": _shape, "ReduceProd": _reduce_prod, "Expand": _expand, "Tile": _tile,
     "ConstantOfShape": _constant_of_shape, "Where": _where, "Equal": _of_two(np.equal), "Add": _of_two(np.add),
     "Sub": _of_two(np.subtract), "Mul": _of_two(np.multiply), "Div": _of_two(_divided),
 }  # fmt: skip

@@ -18,7 +18,8 @@ A file is one of ../store.py: of a case, ``about`` has
     options     of a node, {"layout": 0 or 1}; of a graph, the order of axes {"x": "btf", "y": "bf"}
     source      who computed the outputs
 
-and ``arrays`` has "model", its bytes, and inputs and outputs by ONNX's names for a node, x and y for a graph.
+and ``arrays`` has "model", its bytes, and inputs and outputs by ONNX's names for a node, x, lengths where the graph has
+them, and y for a graph.
 """
 
 import argparse
@@ -278,6 +279,45 @@ def torch_models():
     yield "rnn_bidirectional", Model(nn.RNN(3, 4, bidirectional=True), every), "tbf", "tbf", False
 
 
+def packed_models():
+    """(name, module, what it takes of y and h_n): sequences of many lengths."""
+    import torch
+    from torch import nn
+    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+    class Packed(nn.Module):
+        def __init__(self, recurrent, head, of_final, enforce_sorted):
+            super().__init__()
+            self.recurrent, self.head = recurrent, head
+            self.of_final, self.enforce_sorted = of_final, enforce_sorted
+
+        def forward(self, x, lengths):
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=self.enforce_sorted)
+            y, end = self.recurrent(packed)
+            if self.of_final:
+                return self.head(torch.cat([end[-2], end[-1]], 1))
+            return self.head(pad_packed_sequence(y, batch_first=True)[0])
+
+    torch.manual_seed(1)
+    options = {"num_layers": 2, "batch_first": True, "bidirectional": True}
+    for enforce_sorted in (False, True):
+        end = "sorted" if enforce_sorted else "unsorted"
+        yield f"packed_{end}", Packed(nn.LSTM(3, 4, **options), nn.Linear(8, 2), False, enforce_sorted), "btf"
+        yield f"packed_final_{end}", Packed(nn.GRU(3, 4, **options), nn.Linear(8, 2), True, enforce_sorted), "bf"
+
+
+def export_packed(module, x, lengths):
+    """The bytes of a model by PyTorch's old exporter: the new one can not write this."""
+    import torch
+
+    buffer = io.BytesIO()
+    axes = {"x": {0: "a", 1: "b"}, "lengths": {0: "a"}}
+    torch.onnx.export(
+        module, (x, lengths), buffer, dynamo=False, input_names=["x", "lengths"], dynamic_axes=axes, opset_version=17
+    )  # fmt: skip
+    return buffer.getvalue()
+
+
 def export(module, x, new, folded=True):
     """The bytes of a model by one of PyTorch's exporters, batch and time left open."""
     import torch
@@ -315,6 +355,17 @@ def graph_cases():
             source = f"PyTorch {torch.__version__}, {kind} exporter; onnxruntime {onnxruntime.__version__}"
             arrays = {"model": np.frombuffer(_bare(model), np.uint8), "x": x.numpy(), "y": y}
             yield f"{name}_{kind}", ({"kind": "graph", "options": {"x": x_axes, "y": y_axes}, "source": source}, arrays)
+
+
+    for name, module, y_axes in packed_models():
+        module.eval()
+        x, lengths = torch.randn(4, 5, 3), torch.tensor([5, 4, 2, 1] if name.endswith("_sorted") else [2, 5, 1, 4])
+        model = onnx.load_from_string(export_packed(module, x, lengths))
+        (y,) = run_runtime(model, {"x": x.numpy(), "lengths": lengths.numpy()})
+        source = f"PyTorch {torch.__version__}, old exporter; onnxruntime {onnxruntime.__version__}"
+        content = np.frombuffer(_bare(model), np.uint8)
+        arrays = {"model": content, "x": x.numpy(), "lengths": lengths.numpy(), "y": y}
+        yield f"{name}_old", ({"kind": "graph", "options": {"x": "btf", "y": y_axes}, "source": source}, arrays)
 
 
 def _bare(model):
