@@ -732,6 +732,26 @@ def test_external_data_are_read_from_the_directory_of_the_model_alone(tmp_path):
         refused(external(inner, "link.bin"), "can not be read", node="GRU_0")
 
 
+def test_external_data_count_as_the_files_own(tmp_path):
+    big = draw(0, 1, 12, 10**5)
+    (tmp_path / "big.bin").write_bytes(big.tobytes())
+
+    def model(copies):
+        names = [f"v{n}" for n in range(copies)]
+        nodes = [("Concat", ",".join(names), "a", {"axis": 2}), ("Cast", "a", "V", {"to": 1})]
+        model = make([*nodes, ("GRU", "x,V,R,B", "Y,H", GRU[3])], dict.fromkeys(names, big), x=("t", "n", 10**5))
+        for tensor in model.graph.initializer:
+            if tensor.name in names:
+                onnx.external_data_helper.set_external_data(tensor, "big.bin", 0, big.nbytes)
+                tensor.ClearField("raw_data")
+        (path := tmp_path / f"{copies}.onnx").write_bytes(model.SerializeToString())
+        return path
+
+    assert cylstm.from_onnx(model(2), node="GRU_2").input_size == 2 * 10**5
+    with pytest.raises(ValueError, match="tensor 'v[0-9]+' is in the file 'big.bin', .* of 4800000 bytes, where"):
+        cylstm.from_onnx(model(40), node="GRU_2")
+
+
 def test_graphs_within_graphs_are_read_or_refused(tmp_path):
     assert len(interop.recurrent_nodes(branching(20))) == 21
 

@@ -94,14 +94,14 @@ class Chain:
         self._add(stage)
         return Tensor(tuple((symbol,) for symbol in symbols), np.full((1,) * len(sizes), stage.first))
 
-    def apply(self, node, values, file, budget):
+    def apply(self, node, values, budget):
         """What a node makes of values that are not all constant."""
-        call = Call(node, file, budget)
+        call = Call(node, budget)
         if is_recurrent(node):
             return called(self._recurrent, call, values, NotConstantError)
         sizes = all(value is None or isinstance(value, np.ndarray) for value in values)
         if sizes and node.op_type not in ("Expand", "ConstantOfShape", "Range"):
-            return [axes.simplified(array) for array in compute(node, values, file, budget)]
+            return [axes.simplified(array) for array in compute(node, values, budget)]
         handler = _HANDLERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         for value in values:
             if isinstance(value, Tensor) and (given := self._given(value)) and given.trouble:
