@@ -748,7 +748,7 @@ def test_external_data_count_as_the_files_own(tmp_path):
         return path
 
     assert cylstm.from_onnx(model(2), node="GRU_2").input_size == 2 * 10**5
-    with pytest.raises(ValueError, match="tensor 'v[0-9]+' is in the file 'big.bin', .* of 4800000 bytes, where"):
+    with pytest.raises(ValueError, match=r"tensor 'v[0-9]+' is in the file 'big.bin', .* of 4800000 bytes, where"):
         cylstm.from_onnx(model(40), node="GRU_2")
 
 
