@@ -874,6 +874,11 @@ def written_models(dtype):
         cylstm.Final(both), cylstm.Dense(8, 3, bias=False, activation="tanh", rng=1, **d), cylstm.Repeat(3),
         defaulted(cylstm.GRU(3, 2, rng=2, **d)), cylstm.Dense(2, 1, rng=3, **d),
     ])  # fmt: skip
+    gru = cylstm.GRU(3, 4, rng=0, **d)
+    yield cylstm.Sequential([cylstm.Reverse(), cylstm.Last(), cylstm.Repeat(1), gru, cylstm.Last()])
+    yield cylstm.Sequential([cylstm.Flatten(), cylstm.Repeat(2), cylstm.Dense(18, 2, rng=0, **d)])
+    yield cylstm.Sequential([cylstm.Flatten(), cylstm.Dense(18, 2, rng=0, **d)])
+    yield cylstm.Sequential([cylstm.Dense(3, 4, rng=0, **d), cylstm.Flatten(), cylstm.Activation("tanh")])
     yield cylstm.Sequential([both, cylstm.Dense(8, 2, rng=1, **d), cylstm.Flatten(), cylstm.Dense(12, 2, rng=2, **d)])
     yield cylstm.Sequential([cylstm.Embedding(7, 3, rng=0, **d), cylstm.GRU(3, 4, rng=1, **d), cylstm.Last()])
     for activation in ("swish", "relu", ("affine", 0.5, 0.25), ("scaled_tanh", 0.5, 0.75), ("elu", 0.5), "softsign",

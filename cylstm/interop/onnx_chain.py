@@ -60,6 +60,7 @@ class Stage:
             setattr(self, name, changed[name] if name in changed else getattr(parent, name))
         self.first = 0
         self.features = None  # of a stage without a width: the symbol of their axis, once a layer has said which
+        self.inner = parent.inner if parent is not None and width is None else None  # the last axis of such an input
         self.biased = True  # False: a Dense that an Add may still give its bias
         self.trouble = None  # why the initial state of the layer is not known
         self.derived = {}  # stages of the same layer with something else after it, by what that is
@@ -87,10 +88,10 @@ class Chain:
         if len(sizes) > 8:
             raise NotConstantError(f"the input {name!r} has {len(sizes)} axes")
         symbols = [Symbol(name, size) for size in sizes]
-        stage = Stage(
-            None, None, None, None, symbols=set(symbols), time=None, timed=len(sizes) == 3, lengths=""
-        )  # fmt: skip
+        stage = Stage(None, None, None, None, symbols=set(symbols), time=None, timed=False, lengths="")
         stage.integers = kind.elem_type not in FLOATS
+        stage.timed = len(sizes) == (2 if stage.integers else 3)
+        stage.inner = None if stage.integers or not symbols else symbols[-1]
         self._add(stage)
         return Tensor(tuple((symbol,) for symbol in symbols), np.full((1,) * len(sizes), stage.first))
 
@@ -262,18 +263,18 @@ class Chain:
                     return self.activation(call, x, "swish")
         return self.merge(call, a, b, "mul")
 
-    def _features(self, call, t, axis=-1):
+    def _features(self, node, t, axis=-1):
         """(stage, order, axes) of what has its features along an axis.
 
         ``order`` is which features of the stage they are, None for all of a stage that does not know how many; the
         other axes are all of unknown size, or 1.
         """
         stage, t = self.settle(t)
-        stage, t = self._repeated(call.node, stage, t)
+        stage, t = self._repeated(node, stage, t)
         axis = position(t, axis)
-        if t.axes[axis] is not None and stage.width == 1 and len(t.axes) == 2:  # (batch, time * 1)
-            (t,) = self.flat(call, Tensor((*t.axes, None), t.payload[..., None]))
-            return self._features(call, t)
+        if axis == 1 and stage.width == 1 and len(t.axes) == 2 and t.axes[1]:  # (batch, time * 1)
+            (t,) = self.flat(node, t._replace(axes=(*t.axes, None), payload=t.payload[..., None]))
+            return self._features(node, t)
         if t.axes[axis] is not None:
             if stage.width is not None or len(t.axes[axis]) != 1 or stage.features not in (None, *t.axes[axis]):
                 raise ValueError(f"the features of {stage} are not along axis {axis}")
@@ -296,9 +297,9 @@ class Chain:
                 return stage, t._replace(axes=(*t.axes[:n], (time,), *t.axes[n + 1 :]), payload=payload)
         return stage, t
 
-    def _whole(self, call, t, axis=-1):
+    def _whole(self, node, t, axis=-1):
         """(stage, t) of what has all features of a stage, in their order, along an axis."""
-        stage, order, t = self._features(call, t, axis)
+        stage, order, t = self._features(node, t, axis)
         if order is not None and not _in_order(order, stage.width):
             raise ValueError(f"it takes features of {stage} in another order, or not all of them")
         return stage, t
@@ -308,10 +309,15 @@ class Chain:
     def _recurrent(self, call, *values):
         said = read_node(call.node)
         values = dict(zip(call.node.input, values, strict=True))
-        stage, order, t = self._features(call, values[said.x])
+        stage, order, t = self._features(call.node, values[said.x])
         if len(t.axes) != 3 or any(axis is not None and len(axis) != 1 for axis in t.axes):
             raise ValueError(f"X is {t}, expected 3 axes")
         time, batch = (axis and axis[0] for axis in (t.axes[said.layout], t.axes[1 - said.layout]))
+        if time is None and not stage.timed:
+            time = Symbol("time", 1)
+            symbols = stage.symbols - {stage.features} | {time}
+            stage = self._child(call.node, stage, Repeat(1), stage.width, timed=True, time=time, symbols=symbols)
+            t = t._replace(axes=tuple((time,) if n == said.layout else axis for n, axis in enumerate(t.axes)))
         if batch is not None and batch is stage.time:
             raise ValueError("its time is along another axis than that of the recurrent nodes before it")
 
@@ -360,14 +366,14 @@ class Chain:
             raise ValueError(f"its indices are {t}, its table is of dtype {weight.dtype}")
         dtype = self._dtype or np.result_type(weight.dtype, np.float32)
         layer = Embedding._of(*weight.shape, dtype=dtype, arrays={"weight": weight})
-        found = self._child(call.node, stage, layer, weight.shape[1], timed=len(t.symbols) == 2)
+        found = self._child(call.node, stage, layer, weight.shape[1])
         return _output(found, Tensor((*t.axes, None), t.payload[..., None]))
 
     def dense(self, call, t, weight, bias=None):
         """A product with a matrix, (out, in), and a sum."""
         if not is_constant(weight) or weight.ndim != 2 or weight.dtype.kind != "f":
             raise ValueError("it is a product of two things that depend on an input, or not with a matrix of the file")
-        stage, order, t = self._features(call, t)
+        stage, order, t = self._features(call.node, t)
         arrays = {"weight": _columns(weight, order, stage.width)}
         if bias is not None:
             arrays["bias"] = _bias(bias, len(weight))
@@ -380,7 +386,7 @@ class Chain:
 
     def add_bias(self, call, t, bias):
         """A sum with what the file has: the bias of the product before it."""
-        stage, t = self._whole(call, t)
+        stage, t = self._whole(call.node, t)
         if stage.biased:
             return self._shifted(call, stage, t, _scalar(bias))
         layer = stage.layer
@@ -416,14 +422,14 @@ class Chain:
         axis = position(t, call.attribute("axis", 1 if old else -1, int))
         if old and (any(t.axes[axis + 1 :]) or math.prod(t.payload.shape[axis + 1 :]) != 1):
             raise ValueError(f"it is over all axes from {axis} on, expected the last one")
-        return self._elementwise(call, *self._whole(call, t, axis), Activation("softmax"))
+        return self._elementwise(call, *self._whole(call.node, t, axis), Activation("softmax"))
 
     def layer_norm(self, call, t, weight, bias=None):
         """A node LayerNormalization."""
         axis = position(t, call.attribute("axis", -1, int))
         if axis != len(t.axes) - 1:
             raise ValueError(f"it is over all axes from {axis} on, expected the last one")
-        stage, t = self._whole(call, t)
+        stage, t = self._whole(call.node, t)
         if not is_constant(weight) or weight.ndim != 1 or stage.width not in (None, weight.size):
             raise ValueError("its Scale is not an array of the file with a number for each feature")
         arrays = {"weight": weight, "bias": np.zeros_like(weight) if bias is None else _bias(bias, weight.size)}
@@ -464,6 +470,8 @@ class Chain:
         (symbol,) = symbols
         if not t.plain:
             stage, block, component = self._parts(numbers)
+            if stage.time is None and stage.timed and symbol is not stage.inner:  # nobody takes a row of a batch
+                stage.time = symbol
             if symbol is not stage.time or (block != Y).any() or stage.lengths:
                 raise ValueError(
                     "it takes a part of an axis that is not known to be time, or of one that sequence_lens is about"
@@ -473,7 +481,7 @@ class Chain:
             blocks = np.full(numbers.shape, FIRST if index == 0 and symbol.size != 1 else LAST)
             if stage.reverse is not None:  # at its end, what a direction makes is its final h
                 blocks[stage.reverse[component] == (blocks == FIRST)] = FINAL
-            numbers = stage.first + blocks * stage.width + component
+            numbers = stage.first + blocks * (stage.width or 1) + component
         return t._replace(axes=(*t.axes[:axis], None, *t.axes[axis + 1 :]), payload=numbers)
 
     def reverse(self, call, t, axis):
@@ -488,19 +496,27 @@ class Chain:
         found.features = stage.features
         return [t._replace(payload=t.payload - stage.first + found.first)]
 
-    def flat(self, call, t):
+    def flat(self, node, t):
         """Steps and features of each sequence side by side."""
         from .. import Flatten
 
-        if len(t.axes) < 3 or any(t.axes[2:]):
+        if len(t.axes) < 3:
             raise ValueError(f"it makes one axis of time and features of {t}, expected (batch, time, features)")
-        stage, t = self._whole(call, axes.joined(t, [(0, 1), (1, 2), (2, len(t.axes))]))
+        stage, t = self._whole(node, axes.joined(t, [(0, 1), (1, 2), (2, len(t.axes))]))
         batch, time = t.axes[:2]
         if not stage.timed or batch is None or time is None or time[0] is not (stage.time or time[0]):
             raise ValueError("it makes one axis of features and another one, expected (batch, time, features)")
         features = Symbol("features", None)
-        found = self._child(call.node, stage, Flatten(), None, symbols={*batch, features}, time=None, timed=False)
+        found = self._child(node, stage, Flatten(), None, symbols={*batch, features}, time=None, timed=False)
         return [Tensor((batch, (features,)), np.full((1, 1), found.first))]
+
+    def flattened(self, node, t):
+        """What was reshaped, with a Flatten where time and the features of an input, all of them, became one axis."""
+        stages = [] if t.plain else self._stages_of(t.payload)
+        if len(stages) != 1 or stages[0].width is not None or len(t.axes) != 2 or len(t.axes[1] or ()) != 2:
+            return [t]
+        batch, (time, inner) = t.axes
+        return self.flat(node, t._replace(axes=(batch, (time,), (inner,)), payload=t.payload[..., None]))
 
     # What comes out
 
@@ -522,6 +538,8 @@ class Chain:
             raise ValueError("the output is numbers of the file, or of a shape")
         stage, t = self.settle(t)
         stage, t = self._repeated(stage.node, stage, t)
+        if stage.width is None and (t.payload.size != 1 or any(axis and len(axis) > 1 for axis in t.axes)):
+            raise ValueError(f"the output is not what {stage} makes, but parts of it, or in another order")
         if any(symbol.key for symbol in t.symbols):
             raise ValueError(f"the rows of what {stage} makes are in another order than those of the input")
         if stage.width is not None and not _in_order(t.payload.reshape(-1) - stage.first, stage.width):
@@ -676,20 +694,20 @@ def _single(part, axis):
 
 def _reshape(chain, call, t, target):
     try:
-        return axes.reshape(call, t, target)
+        return chain.flattened(call.node, *axes.reshape(call, t, target))
     except axes.MixedError:
         if len(target) != 2:
             raise
-        return chain.flat(call, t)
+        return chain.flat(call.node, t)
 
 
 def _flatten(chain, call, t):
     try:
-        return axes.flatten(call, t)
+        return chain.flattened(call.node, *axes.flatten(call, t))
     except axes.MixedError:
         if call.attribute("axis", 1, int) != 1:
             raise
-        return chain.flat(call, t)
+        return chain.flat(call.node, t)
 
 
 def _range(chain, call, start, limit, step):
