@@ -326,6 +326,11 @@ REFUSED = {
         [("Slice", "Y,zero,end,zero,two", "y")],
         {"zero": integers(0), "end": integers((1 << 63) - 1), "two": integers(2)}, "takes the time steps 0 to",
     ),
+    "a feature of the input": ([("Gather", "x,last", "y", {"axis": 2})], {"last": LAST}, "not known to be time"),
+    "the input twice": (
+        [("Unsqueeze", "x,zero", "a"), ("Concat", "a,a", "y", {"axis": 0})], {"zero": integers(0)},
+        "the output is not what the input makes",
+    ),
     "integers of features": ([("Cast", "H", "y", {"to": 7})], {}, "Cast_1' .Cast.: it makes integers of features"),
     "features that are not understood": (
         [("Erf", "x", "a"), ("GRU", "a,W,R,B", "b,h", GRU[3]), ("Squeeze", "b,one", "y")], {"one": ONE},
