@@ -4,7 +4,7 @@ Run it from anywhere; the files land beside it::
 
     pip install torch==2.13.0 onnx onnxruntime onnxscript
     python tests/golden/interop/make_onnx_files.py              # both files
-    python tests/golden/interop/make_onnx_files.py --check 500  # instead: so many random nodes against cylstm, no file
+    python tests/golden/interop/make_onnx_files.py --check 500  # no file: random nodes and models, against cylstm
 
 ``nodes``: single LSTM, GRU and RNN nodes with every attribute and input, in every opset from 7 to 22. Run by
 onnxruntime, in float32; with layout=1, or in float64, by onnx's reference evaluator, which ignores sequence_lens and
@@ -25,6 +25,7 @@ them, and y for a graph.
 import argparse
 import io
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -378,6 +379,63 @@ def _bare(model):
     return model.SerializeToString()
 
 
+def random_models(count):
+    """Sequentials of layers that ONNX has, each with an x."""
+    import cylstm
+
+    rng = np.random.default_rng(1)
+
+    def chance(p):
+        return bool(rng.random() < p)
+
+    def recurrent(width):
+        kind, options = [cylstm.LSTM, cylstm.GRU, cylstm.RNN][rng.integers(3)], {}
+        if chance(0.4):
+            options = {"bidirectional": True, "merge": str(rng.choice(["concat", "sum", "mul", "average"]))}
+        elif chance(0.3):
+            options["reverse"] = True
+        if kind is not cylstm.RNN and chance(0.4):
+            options |= {"peepholes": True} if kind is cylstm.LSTM else {"reset_after": False}
+        options |= {"clip": {"gates": 0.5}} if chance(0.2) else {}
+        return kind(width, int(rng.integers(1, 5)), int(rng.integers(1, 3)), bias=chance(0.8), rng=rng, **options)
+
+    for _ in range(count):
+        width, timed, layers = int(rng.integers(1, 4)), True, []
+        x = draw("x", 3, int(rng.integers(1, 6)), width).astype(np.float32)
+        for _ in range(rng.integers(1, 7)):
+            layer = recurrent(width)
+            if not timed:
+                layer = cylstm.Repeat(int(rng.integers(2, 4)))
+            elif chance(0.5):
+                out = int(rng.integers(1, 4))
+                layer = [
+                    cylstm.Final(layer), cylstm.Dense(width, out, chance(0.7), str(rng.choice(["relu", "softmax"]))),
+                    cylstm.LayerNorm(width), cylstm.Reverse(), cylstm.Activation(("affine", 0.5, 0.25)),
+                ][rng.integers(5)]  # fmt: skip
+            layers.append(layer)
+            shape = layer._output_shape((3, 4, width) if timed else (3, width))
+            timed, width = len(shape) == 3, shape[-1]
+        yield cylstm.Sequential(layers), x
+
+
+def check_models(count):
+    """What cylstm.to_onnx writes against onnxruntime, and the way back; the worst difference."""
+    import cylstm
+
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.onnx"
+        for model, x in random_models(count):
+            cylstm.to_onnx(model, path)
+            y = model.forward(x)[0]
+            found = run_runtime(onnx.load(path), {"x": x})[0]
+            back = cylstm.from_onnx(path).forward(x)[0]
+            worst = max(worst, (abs(found - y) / np.maximum(1, abs(y))).max())
+            if not (worst < 2e-5 and np.array_equal(back, y)):
+                raise SystemExit(f"{model}: differs by {worst}, or comes back as another model")
+    print(f"{count} models, worst {worst:.2e} of max(1, |y|)")
+
+
 def check(count):
     """Random nodes against cylstm; the numbers of the worst one."""
     sys.path.insert(0, str(HERE.parents[1]))
@@ -403,6 +461,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.check:
         check(arguments.check)
+        check_models(arguments.check)
         return
     warnings.simplefilter("ignore")
     save(HERE / "onnx_models_nodes.npz", {name: node_case(**arguments) for name, arguments in node_cases()})
