@@ -446,14 +446,14 @@ class Chain:
         return t._replace(axes=(*t.axes[:axis], None, *t.axes[axis + 1 :]), payload=numbers)
 
     def reverse(self, call, t, axis):
-        """Time turned around."""
+        """Time turned around; of which steps a sequence_lens speaks is as it was, before and after."""
         from .. import Reverse
 
         stage, t = self.settle(t)
         (symbol,) = t.axes[axis] or (None,)
         if symbol is None or not stage.timed or stage.time not in (None, symbol):
             raise ValueError("it turns an axis around that is not time")
-        found = self._child(call.node, stage, Reverse(), stage.width, time=symbol)
+        found = self._child(call.node, stage, Reverse(keep_mask=True), stage.width, time=symbol)
         found.features = stage.features
         return [t._replace(payload=t.payload - stage.first + found.first)]
 
@@ -545,7 +545,7 @@ def _columns(weight, order, width):
 
 
 def _bias(bias, width):
-    if not is_constant(bias) or bias.size not in (1, width) or bias.shape[-1:] not in ((), (1,), (width,)):
+    if not is_constant(bias) or bias.size not in (1, width) or bias.shape[-1:] not in ((), (bias.size,)):
         raise ValueError(f"what is added is not an array of the file with a number for each of {width} features")
     return np.broadcast_to(bias.reshape(-1), width)
 
@@ -647,10 +647,11 @@ def _flatten(chain, call, t):
 
 
 def _cast(chain, call, t):
-    float_ = call.attribute("to", None, int) in (1, 10, 11, 16)
-    stage, _ = (None, None) if t.plain else chain.settle(t)
-    if stage is not None and stage.layer is None and stage.integers is float_:
-        raise ValueError("it makes integers of features, or features of integers")
+    if not t.plain:
+        stage, _ = chain.settle(t)
+        to_floats = call.attribute("to", None, int) in (1, 10, 11, 16)
+        if to_floats is (stage.layer is None and stage.integers):
+            raise ValueError("it makes integers of features, or features of integers")
     return [t]
 
 
