@@ -216,6 +216,24 @@ def test_a_second_derivative_is_an_error_and_not_zero():
         first.square().sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # which PyTorch's make_dual calls
+@pytest.mark.parametrize("of_weights", [False, True])
+def test_a_forward_mode_derivative_is_an_error_and_not_zero(of_weights):
+    _, gru = modules("GRU", 3, 4)
+    gru.requires_grad_(False)
+    x = torch.ones(5, 2, 3)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual
+        if of_weights:
+            weight = gru.weight_hh_l0
+            del gru.weight_hh_l0
+            gru.weight_hh_l0 = dual(weight.detach(), torch.ones_like(weight))
+        else:
+            x = dual(x, torch.ones_like(x))
+        with pytest.raises(RuntimeError, match="has a tangent: modules"):
+            gru(x)
+
+
 def test_gradients_of_a_part_of_the_outputs():
     theirs, ours = modules("LSTM", 3, 4, **DOUBLE)
     x = torch.randn(5, 2, 3, **DOUBLE)
@@ -326,6 +344,8 @@ def test_a_module_is_double_or_float():
         ((torch.ones(5, 2, 3), (torch.ones(1, 2, 4), torch.ones(1, 3, 4))), ValueError, "state c has shape"),
         ((torch.ones(5, 2, 3), (torch.ones(1, 4), torch.ones(1, 4))), ValueError, "state h has shape"),
         ((torch.ones(5, 2, 3), (torch.ones(1, 2, 4).double(),) * 2), TypeError, "hx is of dtype torch.float64"),
+        ((torch.ones(5, 2, 3), (None, None)), TypeError, "hx is a NoneType, expected a torch"),
+        ((torch.ones(5, 2, 3).numpy(),), TypeError, "input is a ndarray, expected a torch"),
     ],
 )
 def test_what_does_not_fit_is_said(arguments, error, words):
