@@ -536,6 +536,23 @@ def test_modules_that_no_layer_is_like(module, words):
         cylstm.from_torch(module)
 
 
+def test_hooks_that_may_change_numbers_are_no_part_of_a_layer():
+    from torch.nn.utils import prune
+
+    doubled = nn.LSTM(3, 4)
+    doubled.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
+    halved = nn.Sequential(nn.ReLU(), nn.Linear(3, 4))
+    handle = halved[1].register_forward_pre_hook(lambda module, args: args[0] / 2)
+    pruned = prune.l1_unstructured(nn.Linear(3, 4), "weight", 0.5)
+    for module, words in (
+        (doubled, "^it has the hook .*lambda"), (halved, "^1: it has the hook"), (pruned, "L1Unstructured, .*remove"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            cylstm.from_torch(module)
+    handle.remove()
+    assert repr(cylstm.from_torch(halved)) == "Sequential([Activation('relu'), Dense(3, 4)])"
+
+
 def test_a_module_says_all_by_itself():
     with pytest.raises(ValueError, match="batch_first came with a module, which says it itself"):
         cylstm.from_torch(nn.LSTM(3, 4), batch_first=True)
@@ -568,6 +585,10 @@ def test_weights_that_are_computed():
         old.weight_hh_l0_g.mul_(2)  # the weight itself follows in the next forward
     new = nn.LSTM(3, 4)
     nn.utils.parametrizations.weight_norm(new, "weight_hh_l0")
+    spectral = nn.utils.spectral_norm(nn.Linear(3, 4)).eval()
+    with torch.no_grad():
+        spectral.weight_orig.add_(1)  # the weight itself follows in the next forward
+    assert_close(torch.from_numpy(cylstm.from_torch(spectral).forward(x.numpy())), spectral(x).detach(), 2e-5)
     for module in (old, new):
         y, _ = cylstm.from_torch(module).forward(x.numpy())
         assert_close(torch.from_numpy(y), module(x)[0].detach(), 2e-5)
