@@ -485,14 +485,14 @@ class Chain:
         return t._replace(axes=(*t.axes[:axis], None, *t.axes[axis + 1 :]), payload=numbers)
 
     def reverse(self, call, t, axis):
-        """Time turned around."""
+        """Time turned around; of which steps a sequence_lens speaks is as it was, before and after."""
         from .. import Reverse
 
         stage, t = self.settle(t)
         (symbol,) = t.axes[axis] or (None,)
         if symbol is None or not stage.timed or stage.time not in (None, symbol):
             raise ValueError("it turns an axis around that is not time")
-        found = self._child(call.node, stage, Reverse(), stage.width, time=symbol)
+        found = self._child(call.node, stage, Reverse(keep_mask=True), stage.width, time=symbol)
         found.features = stage.features
         return [t._replace(payload=t.payload - stage.first + found.first)]
 
@@ -608,7 +608,7 @@ def _columns(weight, order, width):
 
 
 def _bias(bias, width):
-    if not is_constant(bias) or bias.size not in (1, width) or bias.shape[-1:] not in ((), (1,), (width,)):
+    if not is_constant(bias) or bias.size not in (1, width) or bias.shape[-1:] not in ((), (bias.size,)):
         raise ValueError(f"what is added is not an array of the file with a number for each of {width} features")
     return np.broadcast_to(bias.reshape(-1), width)
 

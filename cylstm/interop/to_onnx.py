@@ -239,8 +239,10 @@ class _Writer:
         return self._add("Expand", [value, self._integers(1, layer.n, 1)])
 
     def _reverse(self, layer, value, prefix):
-        if self._lengths:
-            raise ValueError(f"{_where(prefix)} is {layer!r}, which with lengths ONNX has not")
+        if self._lengths and not layer.keep_mask:  # a sequence_lens begins with the first step
+            raise ValueError(
+                f"{_where(prefix)} is {layer!r}, which with lengths ONNX has not: expected Reverse(keep_mask=True)"
+            )
         axis, least = 0 if self._time_major else 1, np.iinfo(np.int64).min
         bounds = [self._integers(-1), self._integers(least), self._integers(axis), self._integers(-1)]
         return self._add("Slice", [value, *bounds])
