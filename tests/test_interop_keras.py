@@ -225,6 +225,14 @@ def test_a_class_of_somebody_else_is_not_taken_for_keras(tmp_path):
         cylstm.from_keras(path)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "Bidirectional", "MyFunctional"])
+def test_a_model_of_another_class_gives_its_layers_alone(kind, tmp_path):
+    path = changed("keras_3", "classifier.h5", tmp_path, lambda config: config.update(class_name=kind))
+    with pytest.raises(ValueError, match=rf"\({kind}\): expected a Sequential or Functional or Model; a layer of it"):
+        cylstm.from_keras(path)
+    assert cylstm.from_keras(path, layer="bidirectional").bidirectional
+
+
 @pytest.mark.parametrize(
     "name, kind", [("gru_steps.h5", "GRU"), ("bidirectional_gru_concat_steps.h5", "Bidirectional")]
 )
@@ -513,6 +521,38 @@ def test_a_heap_of_texts_with_steps_of_no_size_is_refused(size, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"its heap of texts at \d+ has a step of"):
         cylstm.from_keras(path)
+
+
+def places_in(value):
+    """(container, key) of everything in what JSON made."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in pairs:
+        yield value, key
+        yield from places_in(part)
+
+
+STRANGE = [None, -1, 3, 10**400, 1.5, True, "", "relu", "LSTM", [], [[]], [["a", 0, 0]], {}, {"class_name": "LSTM"}]
+
+
+@pytest.mark.parametrize("name", ["classifier.h5", "functional.h5", "two_layers.h5"])
+def test_any_value_may_be_of_another_type(name, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def strange(config):
+        places = list(places_in(config))
+        for place in rng.integers(len(places), size=2):
+            container, key = places[place]
+            container[key] = STRANGE[rng.integers(len(STRANGE))]
+
+    refused = 0
+    for _ in range(25):
+        path = changed("keras_2_15", name, tmp_path, strange)
+        try:
+            cylstm.from_keras(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused
 
 
 # Live models ------------------------------------------------------------------------------------

@@ -93,7 +93,10 @@ def from_keras(model_or_path, layer=None, *, dtype=None, **unsaid):
     with keras_files.opened(path) as saved, _naming(path):
         if _shows_weights_alone(saved.config):
             return of_weights(saved, layer, dtype, unsaid)
-        return _of_config(Described.of(saved.config, saved.weights, Version.of(saved.version)), layer, dtype, unsaid)
+        described = Described.of(saved.config, saved.weights, Version.of(saved.version))
+        if described.kind not in MODELS and layer is None:
+            raise described.error(f"expected a {' or '.join(MODELS)}; a layer of it can be loaded alone, by layer=")
+        return _of_config(described, layer, dtype, unsaid)
 
 
 def describe(path):

@@ -62,9 +62,9 @@ def _plans(layer, place):
     return [(name.replace(".", "_"), plan) for name, plan in zip(names, found, strict=False)]
 
 
-def _activation(layer, key, default="linear", value=None):
+def _activation(layer, key, default="linear"):
     """An activation of Keras as ours."""
-    value = layer.config.get(key, default) if value is None else value
+    value = layer.config.get(key, default)
     if value is None:
         return "linear"
     if isinstance(value, dict):  # a function, or a layer that serves as one
