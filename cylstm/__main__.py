@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 the command failed, 2 wrong arguments, 130 interrupted.
 import argparse
 import sys
 
+from cylstm.bench import command
+
 EXAMPLE = "example:\n  python -m cylstm demo --epochs 10 --out digits.safetensors"
 
 
@@ -61,20 +63,23 @@ def main(argv=None):
         help="passes over the training images (default: what reaches 98 %% in seconds)",
     )
     demo.set_defaults(run=_demo)
+    text = "time cylstm beside the libraries that are installed, each checked first; about a minute"
+    bench = commands.add_parser("bench", help=text, description=text, **{**options, "epilog": command.EXAMPLES})
+    command.add_quick_options(bench)
+    bench.set_defaults(run=command.quick)
 
     arguments = parser.parse_args(argv)
     if "run" not in arguments:
         parser.print_help()
         return 0
     try:
-        arguments.run(arguments)
-    except OSError as error:
+        return arguments.run(arguments) or 0
+    except (OSError, ValueError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""OpenVINO: LSTMSequence, or LSTMCell for a step, one inference thread, latency hint, float32
+"""OpenVINO: LSTMSequence, or LSTMCell for a step, latency hint, float32
 (the default on a processor with AMX is bfloat16), tensors bound to the request.
 
 Steps run two ways: two requests that take turns, so that one's outputs are the other's inputs;
@@ -10,10 +10,11 @@ import openvino as ov
 from openvino import opset13 as op
 from openvino.op.util import Variable, VariableInfo
 
-from contenders import Job
+from ..machine import threads
+from . import Job
 
 _CONFIG = {
-    "INFERENCE_NUM_THREADS": 1,
+    "INFERENCE_NUM_THREADS": threads(),
     "NUM_STREAMS": 1,
     "PERFORMANCE_HINT": "LATENCY",
     "INFERENCE_PRECISION_HINT": "f32",
@@ -48,7 +49,7 @@ def _compile(model):
 def _sequence_model(case, data):
     """x (B, T, I) -> y (B, D, T, H), between layers (B, T, D*H)."""
     B, T, D, H = case.batch, case.seq_len, case.directions, case.hidden_size
-    x = op.parameter([B, T, case.input_size], np.float32)
+    x, lengths = op.parameter([B, T, case.input_size], np.float32), op.parameter([B], np.int32)
     value = x
     for layer in range(case.num_layers):
         if layer:
@@ -59,12 +60,12 @@ def _sequence_model(case, data):
             value,
             op.constant(zeros),
             op.constant(zeros),
-            op.constant(np.full(B, T, np.int32)),
+            lengths if case.ragged else op.constant(np.full(B, T, np.int32)),
             *_constants(_weights(data.parameters, [f"l{layer}", f"l{layer}_reverse"][:D])),
             H,
             "bidirectional" if case.bidirectional else "forward",
         ).output(0)
-    return ov.Model([value], [x], case.name)
+    return ov.Model([value], [x, lengths] if case.ragged else [x], case.name)
 
 
 def _cell(case, data, x, h, c):
@@ -89,14 +90,15 @@ def prepare_bound(case, data):
     B, T, D, H = case.batch, case.seq_len, case.directions, case.hidden_size
     y = np.empty((B, D, T, H), np.float32)
     x = np.ascontiguousarray(data.x.transpose(1, 0, 2))
-    request = _bind(_compile(_sequence_model(case, data)), [x], [y])
+    inputs = [x, data.lengths.astype(np.int32)] if case.ragged else [x]
+    request = _bind(_compile(_sequence_model(case, data)), inputs, [y])
 
     def check():
         request.infer(share_outputs=True)
         return {"y": y.transpose(2, 0, 1, 3).reshape(T, B, D * H)}
 
     names = {"infer": request.infer}
-    return Job("infer(share_outputs=True)", names, check, alive=(x, y))
+    return Job("infer(share_outputs=True)", names, check, alive=(inputs, y))
 
 
 def _alternating(case, data):

@@ -6,7 +6,7 @@ sigmoid(z) = 0.5 + 0.5 tanh(z / 2), with the 1/2 inside folded into the weights 
 
 import numpy as np
 
-from contenders import Job, Unsupported
+from . import Job, Unsupported
 
 
 def stack_weights(parameters, hidden_size):
@@ -20,7 +20,7 @@ def stack_weights(parameters, hidden_size):
     )
     i, f, g, o = np.split(weight, 4, axis=1)
     stacked = np.concatenate([i, f, o, g], axis=1)
-    stacked[:, : 3 * hidden_size] *= np.float32(0.5)
+    stacked[:, : 3 * hidden_size] *= weight.dtype.type(0.5)
     return np.ascontiguousarray(stacked)
 
 
@@ -35,14 +35,14 @@ def prepare(case, data):
 def _one_row(case, data):
     H = case.hidden_size
     weight = stack_weights(data.parameters, H)
-    xh = np.zeros(len(weight), np.float32)
+    xh = np.zeros(len(weight), case.dtype)
     xh[-1] = 1
     x_t, h = xh[: case.input_size], xh[case.input_size : -1]
-    c = np.zeros(H, np.float32)
-    gates = np.empty(4 * H, np.float32)
+    c = np.zeros(H, case.dtype)
+    gates = np.empty(4 * H, case.dtype)
     i, f, o, g = gates.reshape(4, H)
     sigmoids = gates[: 3 * H]
-    half = np.float32(0.5)
+    half = weight.dtype.type(0.5)
     dot, tanh, multiply, add = np.dot, np.tanh, np.multiply, np.add
 
     def step(x):
@@ -62,7 +62,7 @@ def _one_row(case, data):
         x = data.x[0, 0]
         return Job("step(x)", {"step": step, "x": x}, lambda: {"y": step(x)[None, None].copy()})
 
-    x_rows, y = list(data.x[:, 0]), np.empty((case.seq_len, 1, H), np.float32)
+    x_rows, y = list(data.x[:, 0]), np.empty((case.seq_len, 1, H), case.dtype)
     y_rows = list(y[:, 0])
 
     def forward():
@@ -78,15 +78,15 @@ def _one_row(case, data):
 def _rows(case, data):
     H, B = case.hidden_size, case.batch
     weight = stack_weights(data.parameters, H)
-    xh = np.zeros((B, len(weight)), np.float32)
+    xh = np.zeros((B, len(weight)), case.dtype)
     xh[:, -1] = 1
     x_t, h = xh[:, : case.input_size], xh[:, case.input_size : -1]
-    c = np.zeros((B, H), np.float32)
-    gates = np.empty((B, 4 * H), np.float32)
+    c = np.zeros((B, H), case.dtype)
+    gates = np.empty((B, 4 * H), case.dtype)
     i, f, o, g = (gates[:, k * H : (k + 1) * H] for k in range(4))
     sigmoids = gates[:, : 3 * H]
-    half = np.float32(0.5)
-    y = np.empty((case.seq_len, B, H), np.float32)
+    half = weight.dtype.type(0.5)
+    y = np.empty((case.seq_len, B, H), case.dtype)
 
     def forward():
         h[:] = 0

@@ -1,4 +1,4 @@
-"""LiteRT: a single-step graph with the state in and out, on the XNNPACK delegate, one thread.
+"""LiteRT: a single-step graph with the state in and out, on the XNNPACK delegate.
 
     z = W [x, h] + b;  i, f, g, o = split(z);  c' = f c + i g;  h' = o tanh(c')
 
@@ -11,7 +11,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from contenders import Job
+from ..machine import threads
+from . import Job
 
 _OP = schema.BuiltinOperator
 _OPTIONS = schema.BuiltinOptions
@@ -113,7 +114,7 @@ def _step_graph(case, data):
 
 
 def prepare(case, data):
-    interpreter = Interpreter(model_content=_step_graph(case, data), num_threads=1)
+    interpreter = Interpreter(model_content=_step_graph(case, data), num_threads=threads())
     interpreter.allocate_tensors()
     set_tensor, get_tensor = interpreter.set_tensor, interpreter.get_tensor
     invoke = interpreter.invoke

@@ -10,7 +10,7 @@ import math
 import numba
 import numpy as np
 
-from contenders import Job, Unsupported
+from . import Job, Unsupported
 
 
 @numba.njit(fastmath=True, error_model="numpy")
@@ -27,7 +27,7 @@ def _step(x, h, c, gates, weight_ih, weight_hh, bias):
         h_k = h[k]
         for j in range(4 * H):
             gates[j] += h_k * weight_hh[k, j]
-    one = np.float32(1)
+    one = h.dtype.type(1)
     for j in range(H):
         i = one / (one + math.exp(-gates[j]))
         f = one / (one + math.exp(-gates[H + j]))
@@ -59,7 +59,7 @@ def prepare_packed(case, data):
     bias = (p["bias_ih_l0"] + p["bias_hh_l0"])[None]
     weights = np.concatenate([p["weight_ih_l0"].T, p["weight_hh_l0"].T, bias])
     weights = np.ascontiguousarray(weights)
-    state = np.zeros((6, case.hidden_size), np.float32)
+    state = np.zeros((6, case.hidden_size), case.dtype)
     x = data.x[0, 0]
 
     def check():
@@ -78,9 +78,9 @@ def prepare(case, data):
     names = {
         "step": _step,
         "forward": _forward,
-        "h": np.zeros(H, np.float32),
-        "c": np.zeros(H, np.float32),
-        "gates": np.empty(4 * H, np.float32),
+        "h": np.zeros(H, case.dtype),
+        "c": np.zeros(H, case.dtype),
+        "gates": np.empty(4 * H, case.dtype),
         "w": np.ascontiguousarray(p["weight_ih_l0"].T),
         "u": np.ascontiguousarray(p["weight_hh_l0"].T),
         "b": p["bias_ih_l0"] + p["bias_hh_l0"],
@@ -96,7 +96,7 @@ def prepare(case, data):
         return Job("step(x, h, c, gates, w, u, b)", names, check_step)
 
     names["x"] = x = np.ascontiguousarray(data.x[:, 0])
-    names["y"] = y = np.empty((case.seq_len, H), np.float32)
+    names["y"] = y = np.empty((case.seq_len, H), case.dtype)
 
     def check():
         _forward(x, y, *scratch)
