@@ -36,8 +36,9 @@ def main():
         return answer("absent", f"not installed: {', '.join(missing)}")
     try:
         prepare = contender.load()
-        versions = {package: version(package) for package in contender.requires}
-        build = describe_build(folder) if name in OURS_OR_BEFORE else None
+        ours = name in OURS_OR_BEFORE
+        versions = {} if ours else {package: version(package) for package in contender.requires}
+        build = describe_build(folder) if ours else None
     except Exception as error:
         return answer("failed", f"{type(error).__name__}: {error}")
     answer("ready", {"versions": versions, "build": build})
