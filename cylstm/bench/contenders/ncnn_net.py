@@ -67,9 +67,15 @@ def _net(case, data):
     return net
 
 
+def _mat(array):
+    """A Mat of its own: one of an array shares its memory, and does not keep it alive."""
+    array = np.ascontiguousarray(array)
+    return ncnn.Mat(array).clone()
+
+
 def prepare(case, data):
     net = _net(case, data)
-    x = ncnn.Mat(np.ascontiguousarray(data.x[:, 0])).clone()
+    x = _mat(data.x[:, 0])
     create = net.create_extractor
 
     def forward():
@@ -78,7 +84,7 @@ def prepare(case, data):
         return extractor.extract("y")[1]
 
     names = [name[0] for name in states_of(case, data)]
-    state = [ncnn.Mat(array[0].copy()).clone() for array in states_of(case, data).values()]
+    state = [_mat(array[0]) for array in states_of(case, data).values()]
 
     def step():
         nonlocal state
