@@ -2,7 +2,8 @@
 gradients by vjp inside one jit, which also changes the bias.
 
 A call runs in the caller's thread: handing it to another one doubles a small step's time. For
-inference the weights are constants of the compiled function; for training, arguments.
+inference the weights are constants of the compiled function; for training, arguments. Of a ragged batch all steps
+are made, and y is set to zero past the lengths.
 """
 
 import os
@@ -10,7 +11,7 @@ from functools import partial
 
 from ..cases import BIAS_CHANGE, as_state, by_name, states_of
 from ..machine import threads
-from . import Job
+from . import Job, Unsupported
 
 if threads() == 1:
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
@@ -81,9 +82,20 @@ def _prepare(case, data, unroll):
     forward = partial(_forward, case=case, unroll=unroll)
     if case.kind == "train":
         return _training(case, forward, parameters, x, states, jnp.asarray(data.dy))
+    if case.ragged:
+        return _ragged(case, partial(forward, parameters), x, states, jnp.asarray(data.lengths))
     call = jax.jit(lambda x: forward(parameters, x, states))
     names = {"call": call, "x": x}
     return Job("call(x).block_until_ready()", names, lambda: {"y": np.asarray(call(x))})
+
+
+def _ragged(case, forward, x, states, lengths):
+    if case.bidirectional:
+        raise Unsupported("ragged batches in one direction: the other one would have to begin at the lengths")
+    valid = jnp.arange(case.seq_len)[:, None, None]
+    call = jax.jit(lambda x, lengths: jnp.where(valid < lengths[:, None], forward(x, states), 0))
+    names = {"call": call, "x": x, "lengths": lengths}
+    return Job("call(x, lengths).block_until_ready()", names, lambda: {"y": np.asarray(call(x, lengths))})
 
 
 def prepare_unroll_1(case, data):

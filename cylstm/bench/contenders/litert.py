@@ -1,7 +1,5 @@
 """LiteRT: a single-step graph with the state in and out, on the XNNPACK delegate.
 
-    z = W [x, h] + b;  i, f, g, o = split(z);  c' = f c + i g;  h' = o tanh(c')
-
 The graph is written with the schema that the package ships, so no converter is needed. Called by
 the interpreter: the package's newer CompiledModel takes 4 us longer at (16, 32) and at (64, 128).
 """
@@ -11,12 +9,12 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
+from ..cases import states_of
 from ..machine import threads
 from . import Job
 
 _OP = schema.BuiltinOperator
 _OPTIONS = schema.BuiltinOptions
-_X, _H, _C, _H_N, _C_N = range(5)
 
 
 class _Graph:
@@ -67,67 +65,107 @@ class _Graph:
         return bytes(builder.Output())
 
 
-def _step_graph(case, data):
-    H, p = case.hidden_size, data.parameters
-    graph = _Graph()
-    x = graph.tensor("x", data.x[0].shape)
-    h, c, h_n, c_n = (graph.tensor(name, [1, H]) for name in ("h", "c", "h_n", "c_n"))
-    assert (x, h, c, h_n, c_n) == (_X, _H, _C, _H_N, _C_N)
-    weight = np.concatenate([p["weight_ih_l0"], p["weight_hh_l0"]], axis=1)
-    bias = p["bias_ih_l0"] + p["bias_hh_l0"]
-    xh, z = graph.tensor("xh", [1, weight.shape[1]]), graph.tensor("z", [1, 4 * H])
-    graph.apply(
-        _OP.CONCATENATION,
-        [x, h],
-        [xh],
-        _OPTIONS.ConcatenationOptions,
-        schema.ConcatenationOptionsT(axis=1),
-    )
-    graph.apply(
-        _OP.FULLY_CONNECTED,
-        [xh, graph.tensor("weight", weight.shape, weight), graph.tensor("bias", [4 * H], bias)],
-        [z],
-        _OPTIONS.FullyConnectedOptions,
-        schema.FullyConnectedOptionsT(),
-    )
-    parts = [graph.tensor(f"z_{gate}", [1, H]) for gate in "ifgo"]
-    axis = graph.tensor("axis", [], np.array(1, np.int32))
-    four = schema.SplitOptionsT(numSplits=4)
-    graph.apply(_OP.SPLIT, [axis, z], parts, _OPTIONS.SplitOptions, four)
-    gates = []
-    for gate, part in zip("ifgo", parts, strict=True):
-        gates.append(graph.tensor(gate, [1, H]))
-        graph.apply(_OP.TANH if gate == "g" else _OP.LOGISTIC, [part], gates[-1:])
-    i, f, g, o = gates
+    def constant(self, name, value):
+        return self.tensor(name, value.shape, value)
 
-    def multiply(a, b, out):
-        graph.apply(_OP.MUL, [a, b], [out], _OPTIONS.MulOptions, schema.MulOptionsT())
+    def connect(self, value, weight, bias, name):
+        """value (1, K) times weight (N, K), plus bias."""
+        out = self.tensor(name, [1, len(bias)])
+        inputs = [value, self.constant(f"weight of {name}", weight), self.constant(f"bias of {name}", bias)]
+        self.apply(
+            _OP.FULLY_CONNECTED, inputs, [out], _OPTIONS.FullyConnectedOptions, schema.FullyConnectedOptionsT()
+        )
         return out
 
-    kept = multiply(f, c, graph.tensor("kept", [1, H]))
-    new = multiply(i, g, graph.tensor("new", [1, H]))
-    graph.apply(_OP.ADD, [kept, new], [c_n], _OPTIONS.AddOptions, schema.AddOptionsT())
-    squashed = graph.tensor("squashed", [1, H])
-    graph.apply(_OP.TANH, [c_n], [squashed])
-    multiply(o, squashed, h_n)
-    return graph.serialize([x, h, c], [h_n, c_n])
+    def concatenate(self, values, width):
+        out = self.tensor("xh", [1, width])
+        self.apply(
+            _OP.CONCATENATION, values, [out], _OPTIONS.ConcatenationOptions, schema.ConcatenationOptionsT(axis=1)
+        )
+        return out
+
+    def split(self, value, count, H):
+        parts = [self.tensor(f"part {k} of {value}", [1, H]) for k in range(count)]
+        axis = self.tensor(f"axis of {value}", [], np.array(1, np.int32))
+        self.apply(_OP.SPLIT, [axis, value], parts, _OPTIONS.SplitOptions, schema.SplitOptionsT(numSplits=count))
+        return parts
+
+    def pointwise(self, code, values, H, out=None):
+        """An operation of one value or of two, into a new tensor or a given one."""
+        kind = {_OP.MUL: "Mul", _OP.ADD: "Add", _OP.SUB: "Sub"}.get(code)
+        options = (getattr(_OPTIONS, f"{kind}Options"), getattr(schema, f"{kind}OptionsT")()) if kind else ()
+        out = self.tensor(f"value {len(self.graph.tensors)}", [1, H]) if out is None else out
+        self.apply(code, values, [out], *options)
+        return out
+
+
+def _lstm(graph, case, p, inputs, outputs):
+    H, (x, h, c), (h_n, c_n) = case.hidden_size, inputs, outputs
+    weight = np.concatenate([p["weight_ih_l0"], p["weight_hh_l0"]], axis=1)
+    z = graph.connect(graph.concatenate([x, h], weight.shape[1]), weight, p["bias_ih_l0"] + p["bias_hh_l0"], "z")
+    gates = zip((_OP.LOGISTIC, _OP.LOGISTIC, _OP.TANH, _OP.LOGISTIC), graph.split(z, 4, H), strict=True)
+    i, f, g, o = (graph.pointwise(code, [part], H) for code, part in gates)
+    kept, new = graph.pointwise(_OP.MUL, [f, c], H), graph.pointwise(_OP.MUL, [i, g], H)
+    graph.pointwise(_OP.ADD, [kept, new], H, c_n)
+    graph.pointwise(_OP.MUL, [o, graph.pointwise(_OP.TANH, [c_n], H)], H, h_n)
+
+
+def _gru(graph, case, p, inputs, outputs):
+    H, (x, h), (h_n,) = case.hidden_size, inputs, outputs
+    from_x = graph.split(graph.connect(x, p["weight_ih_l0"], p["bias_ih_l0"], "from_x"), 3, H)
+    from_h = graph.split(graph.connect(h, p["weight_hh_l0"], p["bias_hh_l0"], "from_h"), 3, H)
+    r, z = (
+        graph.pointwise(_OP.LOGISTIC, [graph.pointwise(_OP.ADD, [from_x[k], from_h[k]], H)], H) for k in range(2)
+    )
+    n = graph.pointwise(_OP.ADD, [from_x[2], graph.pointwise(_OP.MUL, [r, from_h[2]], H)], H)
+    n = graph.pointwise(_OP.TANH, [n], H)
+    kept = graph.pointwise(_OP.MUL, [z, graph.pointwise(_OP.SUB, [h, n], H)], H)
+    graph.pointwise(_OP.ADD, [n, kept], H, h_n)
+
+
+def _rnn(graph, case, p, inputs, outputs):
+    H, (x, h), (h_n,) = case.hidden_size, inputs, outputs
+    weight = np.concatenate([p["weight_ih_l0"], p["weight_hh_l0"]], axis=1)
+    z = graph.connect(graph.concatenate([x, h], weight.shape[1]), weight, p["bias_ih_l0"] + p["bias_hh_l0"], "z")
+    graph.pointwise(_OP.TANH, [z], H, h_n)
+
+
+_CELLS = {"lstm": _lstm, "gru": _gru, "rnn": _rnn}
 
 
 def prepare(case, data):
-    interpreter = Interpreter(model_content=_step_graph(case, data), num_threads=threads())
+    graph, states = _Graph(), [array[0] for array in states_of(case, data).values()]
+    inputs = [graph.tensor(f"input {k}", array.shape) for k, array in enumerate([data.x[0], *states])]
+    outputs = [graph.tensor(f"output {k}", array.shape) for k, array in enumerate(states)]
+    _CELLS[case.cell](graph, case, data.parameters, inputs, outputs)
+    interpreter = Interpreter(model_content=graph.serialize(inputs, outputs), num_threads=threads())
     interpreter.allocate_tensors()
     set_tensor, get_tensor = interpreter.set_tensor, interpreter.get_tensor
     invoke = interpreter.invoke
-    x, h, c = data.x[0], data.h_0[0], data.c_0[0]
+    x, (h, c) = data.x[0], (states * 2)[:2]
+    at_x, at_h, *at_c = inputs
+    from_h, *from_c = outputs
+
+    def step_of_h():
+        nonlocal h
+        set_tensor(at_x, x)
+        set_tensor(at_h, h)
+        invoke()
+        h = get_tensor(from_h)
+        return h
+
+    if case.cell != "lstm":
+        return Job("step()", {"step": step_of_h}, lambda: {"y": step_of_h()[None]})
+    at_c, from_c = at_c[0], from_c[0]
 
     def step():
         nonlocal h, c
-        set_tensor(_X, x)
-        set_tensor(_H, h)
-        set_tensor(_C, c)
+        set_tensor(at_x, x)
+        set_tensor(at_h, h)
+        set_tensor(at_c, c)
         invoke()
-        h = get_tensor(_H_N)
-        c = get_tensor(_C_N)
+        h = get_tensor(from_h)
+        c = get_tensor(from_c)
         return h
 
     return Job("step()", {"step": step}, lambda: {"y": step()[None]})

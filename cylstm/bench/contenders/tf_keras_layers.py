@@ -1,5 +1,6 @@
 """TensorFlow: the layers of Keras 3, or its cell for a step, inside tf.function, compiled by XLA or not;
-gradients by a GradientTape inside the same function, which also changes the bias."""
+gradients by a GradientTape inside the same function, which also changes the bias. Of a ragged batch all steps are made,
+and y is set to zero past the lengths."""
 
 import os
 
@@ -65,8 +66,18 @@ def _prepare(case, data, xla):
             x = layer(x)
         return x
 
+    if case.ragged:
+        return _ragged(case, compiled, forward, x, tf.constant(data.lengths))
     call = compiled(forward)
     return Job("call(x)", {"call": call, "x": x}, lambda: {"y": call(x).numpy().swapaxes(0, 1)})
+
+
+def _ragged(case, compiled, forward, x, lengths):
+    if case.bidirectional:
+        raise Unsupported("ragged batches in one direction: the other one would have to begin at the lengths")
+    call = compiled(lambda x, lengths: forward(x) * tf.sequence_mask(lengths, case.seq_len, x.dtype)[:, :, None])
+    names = {"call": call, "x": x, "lengths": lengths}
+    return Job("call(x, lengths)", names, lambda: {"y": call(x, lengths).numpy().swapaxes(0, 1)})
 
 
 def prepare_function(case, data):
