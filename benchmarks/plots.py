@@ -48,11 +48,30 @@ def latency(record, group="step"):
         points = sorted((parse(e["case"]).hidden_size, _median(e, name) * 1e6) for e, name in names if name)
         if points:
             emphasis = {"linewidth": 3, "zorder": 3} if library == "ours" else {"linewidth": 1}
-            axes.plot(*zip(*points, strict=True), "o-", label=library, **emphasis)
+            axes.plot(*zip(*points, strict=True), "o-", label="cylstm" if library == "ours" else library, **emphasis)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.legend(fontsize="small")
     return axes.figure
+
+
+def bandwidths(record):
+    """{cache level: GB/s}, each of the largest measured working set that fits in three quarters of it; "memory" of one
+    that is larger than twice the last level.
+
+    >>> limits = {"read_gb_per_s": {"16": 200.0, "512": 100.0, "8192": 50.0, "131072": 20.0}}
+    >>> bandwidths({"caches_kib": {"L1d": 32, "L2": 1024, "L3": 32768}, "limits": limits})
+    {'L1d': 200.0, 'L2': 100.0, 'L3': 50.0, 'memory': 20.0}
+    """
+    rates = {int(kib): rate for kib, rate in record["limits"]["read_gb_per_s"].items()}
+    found, last = {}, 0
+    for level, size in record["caches_kib"].items():
+        fitting = [kib for kib in rates if last < kib <= 0.75 * size]
+        if fitting:
+            found[level] = rates[max(fitting)]
+        last = size
+    beyond = [kib for kib in rates if kib > 2 * last]
+    return {**found, "memory": rates[max(beyond)]} if beyond and last else found
 
 
 def roofline(record):
@@ -64,11 +83,12 @@ def roofline(record):
     axes = _axes(f"float32 throughput, {record['cpu']}", "FLOPs per byte of weights", "GFLOP/s")
     intensities = [2.0**power for power in range(-2, 8)]
     peak = limits["gemm_gflops"]["float32"]
-    for kib, rate in limits["read_gb_per_s"].items():
+    for level, rate in bandwidths(record).items():
         axes.plot(intensities, [min(peak, rate * n) for n in intensities], color="grey", linewidth=0.7)
-        axes.annotate(f"{kib} KiB", (intensities[0], rate * intensities[0]), fontsize="x-small", color="grey")
+        at = (intensities[0], rate * intensities[0])
+        axes.annotate(f"{level} {rate:.0f} GB/s", at, fontsize="x-small", color="grey")
     for group, marker in (("step", "o"), ("seq", "s"), ("batch", "^")):
-        for who, colour in (("ours", "C0"), ("best peer", "C1")):
+        for who, colour in (("cylstm", "C0"), ("best peer", "C1")):
             points = []
             for entry in _entries(run, group):
                 case = parse(entry["case"])

@@ -21,8 +21,10 @@ BEGIN, END = "<!-- benchmarks/run.py --publish: begin -->", "<!-- benchmarks/run
 SHOWN = ("step", "seq", "batch", "train")  # all cases of these groups, whoever is faster
 
 
-def check(root=ROOT):
-    """Say now, and not after the run, what would keep it from being published: a ValueError."""
+def check(commit, root=ROOT):
+    """Say before the run what would keep it from being published: a ValueError."""
+    if not commit or "changes" in commit:
+        raise ValueError(f"not published: the build is of commit {commit}, expected one without changes")
     text = (root / "README.md").read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"README.md has no lines {BEGIN} and {END}, once each, for the figures to stand between")
@@ -71,10 +73,10 @@ def publish(record, root=ROOT):
     ValueError
         If the build was not that of a commit, if ours was wrong or failed, or if README has no place for the figures.
     """
-    check(root)
+    check(record["commit"], root)
     bad = [name for run in record["runs"] for name in report.faulty(run)]
-    if bad or not record["commit"] or "changes" in record["commit"]:
-        raise ValueError(f"not published: commit {record['commit']}, ours wrong or failed in {bad or 'no case'}")
+    if bad:
+        raise ValueError(f"not published: ours was wrong or failed in {', '.join(bad)}")
     folder, name = root / "benchmarks" / "results", file_name(record)
     folder.mkdir(exist_ok=True)
     command.write(folder / f"{name}.json", record)

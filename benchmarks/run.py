@@ -51,7 +51,9 @@ def parse_arguments(argv=None):
     )
     arguments = parser.parse_args(argv)
     if arguments.publish:
-        published.check()
+        published.check(machine.commit())
+        arguments.json = arguments.json or against.cache_folder() / "last.json"
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
     return arguments
 
 
@@ -68,8 +70,17 @@ def measure(arguments):
         running.check(plan)  # what is wrong with the second is said before the first has run for an hour
     record = command.new_record(plans[0])
     record["before"] = before and {"folder": before.name, "commit": arguments.against or machine.commit(before)}
+    finished = []
+
+    def keep(found):
+        """What was measured so far outlives what may go wrong later."""
+        command.say_done(found)
+        record["runs"] = [*finished, found]
+        if arguments.json:
+            command.write(arguments.json, record)
+
     for plan in plans:
-        record["runs"].append(running.run(plan, lambda entry: running.say(f"{entry['case']} done")))
+        finished.append(running.run(plan, keep))
     there = {name for entry in record["runs"][0]["cases"] for name in entry["results"]}
     record["footprint"] = footprint.measure(plans[0], there)
     return record

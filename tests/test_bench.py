@@ -28,11 +28,12 @@ def full(monkeypatch):
     """The modules of the full benchmark, which are no package."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import against
+    import plots
     import published
     import scaling
     import shapes
 
-    return SimpleNamespace(against=against, published=published, scaling=scaling, shapes=shapes)
+    return SimpleNamespace(against=against, plots=plots, published=published, scaling=scaling, shapes=shapes)
 
 
 @pytest.fixture
@@ -283,6 +284,31 @@ def test_a_process_that_dies_is_a_failure_that_tells_its_last_words():
     assert status == "failed" and "exit code 1" in detail and detail.endswith("StopIteration")
 
 
+def test_a_contender_that_died_is_started_again_for_the_next_case(tmp_path):
+    case, file = parse("step-3-4"), tmp_path / "reference.npz"
+    np.savez(file, **checking.expected(case, make_data(case)))
+    plan = running.Plan([case], rounds=1, block_seconds=0, tail_calls=1)
+    process = running.Process(called("numpy"), plan, None)
+    assert process.ask()[0] == "ready"
+    process._process.kill()
+    process._process.wait()
+    assert process.ask("measure", 0)[0] == "failed"
+    results = running.run_case(case, [process], str(file), plan)
+    process.stop()
+    assert results["numpy"]["status"] == "right"
+
+
+def test_a_contender_that_hangs_has_failed(monkeypatch, tmp_path):
+    monkeypatch.setattr(running, "_PATIENCE_SECONDS", 0.2)
+    sleeper = tmp_path / "python"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    process = running.Process(called("numpy"), running.Plan([], pythons={"numpy": sleeper}), None)
+    answer = process.ask()
+    process.stop()
+    assert answer == ("failed", "its process ended with exit code -9: ")
+
+
 def test_an_absent_package_is_said_to_be_absent(tmp_path):
     bare = tmp_path / "python"  # one without site-packages
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
@@ -337,6 +363,12 @@ def test_the_table_of_slopes_has_each_doubling(full):
     assert "| ours | 2.00 | 3.00 | 1.29 |" in full.scaling.tables(record(*entries))
 
 
+def test_the_bandwidth_of_a_cache_is_that_of_what_fits_it(full):
+    rates = {"16": 200.0, "512": 100.0, "1024": 60.0, "8192": 50.0, "131072": 20.0}
+    about = {"caches_kib": {"L1d": 32, "L2": 1024, "L3": 32768}, "limits": {"read_gb_per_s": rates}}
+    assert full.plots.bandwidths(about) == {"L1d": 200.0, "L2": 100.0, "L3": 50.0, "memory": 20.0}
+
+
 def test_a_commit_is_built_once_beside_this_one(full, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -373,6 +405,6 @@ def test_what_nobody_could_repeat_is_not_published(commit, readme, full, tmp_pat
     pytest.importorskip("matplotlib")
     text = f"{full.published.BEGIN}\n{full.published.END}" if readme else "no marks"
     (tmp_path / "README.md").write_text(text)
-    with pytest.raises(ValueError, match="not published: commit" if readme else "has no lines"):
+    with pytest.raises(ValueError, match="not published: the build is of" if readme else "has no lines"):
         full.published.publish(record(entry(ours=[1.0]), commit=commit), tmp_path)
     assert (tmp_path / "README.md").read_text() == text

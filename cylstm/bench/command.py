@@ -151,12 +151,16 @@ def quick(arguments):
     plan = plan_of(arguments, arguments.cases, threads=arguments.threads)
     running.check(plan)
     record = new_record(plan)
-    record["runs"].append(running.run(plan, lambda entry: running.say(f"{entry['case']} done")))
+    record["runs"].append(running.run(plan, say_done))
     print(report.head(record))
     print(report.tables(record))
     if arguments.json:
         write(arguments.json, record)
     return finish(record)
+
+
+def say_done(found):
+    running.say(f"{found['cases'][-1]['case']} done")
 
 
 def finish(record):

@@ -12,7 +12,7 @@ import timeit
 
 from .machine import pin
 
-SIZES_KIB = (16, 32, 128, 512, 1024, 2048, 8192, 16384, 32768)
+SIZES_KIB = (16, 32, 128, 512, 1024, 2048, 8192, 16384, 32768, 131072)
 
 
 def _best(function, seconds):

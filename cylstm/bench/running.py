@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ spec = util.spec_from_file_location("cylstm_bench", {init!r}, submodule_search_l
 sys.modules["cylstm_bench"] = util.module_from_spec(spec)
 import_module("cylstm_bench.{module}").main()
 """
+_PATIENCE_SECONDS = 900  # with one answer
 _SETTLE_SECONDS = 0.02  # threads of a pool spin on for a while when their work is done
 
 
@@ -65,23 +67,39 @@ class Process:
 
     def __init__(self, contender, plan, cores):
         self.contender = contender
-        environment, _ = machine.environment(plan.threads)
         folder = plan.before.resolve() if contender.name == BEFORE else machine.ROOT
+        self._environment, _ = machine.environment(plan.threads)
         if contender.name in OURS_OR_BEFORE:
-            environment["PYTHONPATH"] = str(folder)
+            self._environment["PYTHONPATH"] = str(folder)
         python = plan.pythons.get(contender.package, sys.executable)
+        self._command = command("worker", python, contender.name, json.dumps(cores), folder)
+        self._start()
+
+    def _start(self):
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (stop closes it)
         self._process = subprocess.Popen(
-            command("worker", python, contender.name, json.dumps(cores), folder),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, env=environment, text=True,
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints,
+            env=self._environment, text=True,
         )  # fmt: skip
 
+    def revive(self):
+        """Start a new process where the last one is dead: one case that a library dies of leaves it the others."""
+        if self._process.poll() is not None:
+            self.stop()
+            self._start()
+            self.ask()
+
     def ask(self, *request):
-        """Send a request, if there is one, and return the answer; a dead process has failed."""
+        """Send a request, if there is one, and return the answer; a process that dies or hangs has failed."""
         with contextlib.suppress(OSError):
             if request:
                 print(json.dumps(request), file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
+        patience = threading.Timer(_PATIENCE_SECONDS, self._process.kill)
+        patience.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            patience.cancel()
         if line.endswith("\n"):
             return json.loads(line)
         self._complaints.seek(0)
@@ -164,6 +182,7 @@ def run_case(case, processes, reference_file, plan):
     for process in processes:
         if not process.contender.runs(case, plan.threads):
             continue
+        process.revive()
         name = process.contender.name
         status, detail = process.ask("prepare", case.name, reference_file)
         if status == "ready":
@@ -204,7 +223,7 @@ def _take_turn(case, process, result, plan):
 def run(plan, report=None):
     """Run a plan's cases with one number of threads; return what was found, ready for JSON.
 
-    ``report``, if given, is called with each case's entry when it is done.
+    ``report``, if given, is called with all that was found so far when a case is done.
     """
     import numpy as np
 
@@ -221,7 +240,7 @@ def run(plan, report=None):
                 results = run_case(case, processes, reference_file, plan)
                 found["cases"].append({"case": case.name, "kind": case.kind, "flops": case.flops, "results": results})
                 if report:
-                    report(found["cases"][-1])
+                    report(found)
     finally:
         _stop(processes)
     return found
