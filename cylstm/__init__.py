@@ -15,16 +15,28 @@ MATH_VERSION = 1
 
 # Imported when first used: inference needs none of them.
 _LAZY_MODULES = (
-    "encoder_decoder", "feedforward", "fitting", "initializers", "losses", "metrics", "plot", "reference", "saving",
-    "schedules", "sequential", "testing", "training",
+    "encoder_decoder", "feedforward", "fitting", "initializers", "interop", "losses", "metrics", "plot", "reference",
+    "saving", "schedules", "sequential", "testing", "training", "verification", "wrappers",
 )  # fmt: skip
+# Not among the names of this module: it needs PyTorch.
+_OPTIONAL_MODULES = ("torch",)
 _LAZY_NAMES = {
     **dict.fromkeys(
-        ("Activation", "Dense", "Dropout", "Embedding", "LayerNorm", "Last", "Masking", "Repeat"), "feedforward"
+        (
+            "Activation", "Dense", "Dropout", "Embedding", "Flatten", "LayerNorm", "Last", "Masking", "Repeat",
+            "Reverse",
+        ),
+        "feedforward",
     ),
     "EncoderDecoder": "encoder_decoder",
+    **dict.fromkeys(("Bidirectional", "Final"), "wrappers"),
+    **dict.fromkeys(("from_torch", "load_torch", "to_torch_state_dict"), "interop.torch"),
     "Sequential": "sequential",
+    "from_keras": "interop.keras",
+    "from_onnx": "interop.onnx",
+    "to_onnx": "interop.to_onnx",
     "load": "saving",
+    "verify": "verification",
     **dict.fromkeys(("Checkpoint", "EarlyStopping"), "fitting"),
     **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "clip_grad_norm", "clip_grad_value"), "training"),
 }
@@ -38,12 +50,15 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "Bidirectional",
     "Checkpoint",
     "Dense",
     "Dropout",
     "EarlyStopping",
     "Embedding",
     "EncoderDecoder",
+    "Final",
+    "Flatten",
     "Gradients",
     "JordanRNN",
     "Last",
@@ -51,6 +66,7 @@ __all__ = [
     "Masking",
     "RMSprop",
     "Repeat",
+    "Reverse",
     "Sequential",
     "Stream",
     "Tape",
@@ -59,9 +75,14 @@ __all__ = [
     "encoder_decoder",
     "feedforward",
     "fitting",
+    "from_keras",
+    "from_onnx",
+    "from_torch",
     "get_num_threads",
     "initializers",
+    "interop",
     "load",
+    "load_torch",
     "losses",
     "metrics",
     "plot",
@@ -72,12 +93,17 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "testing",
+    "to_onnx",
+    "to_torch_state_dict",
     "training",
+    "verification",
+    "verify",
+    "wrappers",
 ]
 
 
 def __getattr__(name):
-    if name in _LAZY_MODULES:
+    if name in _LAZY_MODULES or name in _OPTIONAL_MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name in _LAZY_NAMES:
         return getattr(importlib.import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)

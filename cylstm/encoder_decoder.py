@@ -16,21 +16,24 @@ from itertools import chain
 import numpy as np
 
 from . import validation
+from .feedforward import _check_tape
 from .layers import Recurrent
-from .sequential import Container, Sequential, Summary, _nested, _Record
+from .sequential import Model, Sequential, Summary
 from .steps import Steps
-from .tape import Gradients, Tape
+from .tape import Gradients
+from .wrappers import Wrapper
 
 _NAMES = ("y_in", "y_lengths")
 
 
-class EncoderDecoder(Container):
+class EncoderDecoder(Model):
     """Sequence to sequence [1]_: the final states of the encoder's layers are the initial ones of the decoder's.
 
     Parameters
     ----------
     encoder : Sequential, recurrent layer, or list of layers
-        Reads x. What it makes of x besides its final states is not used.
+        Reads x. What it makes of x besides its final states is not used. Of a Bidirectional each direction is one
+        recurrent layer.
     decoder : Sequential, recurrent layer, or list of layers
         Writes y from those states and its own inputs. It has as many recurrent layers as the encoder, in their order,
         of the same states; none looks ahead. The states of an encoder's layer of two directions are put side by side,
@@ -65,6 +68,8 @@ class EncoderDecoder(Container):
     (2, 7)
     """
 
+    _part_names = ("encoder", "decoder")
+
     def __init__(self, encoder, decoder):
         self._build(encoder, decoder)
 
@@ -78,12 +83,6 @@ class EncoderDecoder(Container):
         )  # fmt: skip
         _check_states(self._encoder_states, self._decoder_states)
         self._finish(dtype, self._layers)
-
-    @classmethod
-    def _from_parts(cls, parts):
-        if [name for name, _ in parts] != ["encoder", "decoder"]:
-            raise ValueError(f"its parts are {', '.join(name for name, _ in parts)}, expected encoder and decoder")
-        return cls(*(layer for _, layer in parts))
 
     @property
     def encoder(self):
@@ -160,27 +159,17 @@ class EncoderDecoder(Container):
             None if lengths is None else self.encoder._steps(lengths, x.shape),
             None if y_lengths is None else self.decoder._steps(y_lengths, y_in.shape, _NAMES),
         )
-        if tape is not None and not isinstance(tape, Tape):
-            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
+        if tape is not None:
+            _check_tape(tape)
         y, states_n, _ = self._pass((x, y_in), None, steps, tape)
         return y, states_n
 
-    def _pass(self, x, state, steps, tape):
+    def _run(self, x, state, steps, tapes):
         """As that of a layer, with x, y_in for ``x`` and the Steps of both, or None, for ``steps``."""
-        if tape is None:
-            return self._run(x, steps or (None, None), (None, None))
-        with tape.use():
-            tape.begin()
-            parts = [tape.part(0), tape.part(1)]
-            y, states_n, steps_n = self._run(x, steps or (None, None), parts)
-            tape.keep(_Record(self, self._store.snapshot, parts, y.shape, y.dtype))
-        return y, states_n, steps_n
-
-    def _run(self, inputs, steps, tapes):
-        """(y, final states, Steps of y)"""
-        x, y_in = inputs
-        states = _nested(self.decoder, iter(self._encode(x, steps[0], tapes[0])), True)
-        return self.decoder._pass(y_in, states, steps[1], tapes[1])
+        x, y_in = x
+        steps = steps or (None, None)
+        states = self.decoder._take_states(iter(self._encode(x, steps[0], tapes[0])), True)
+        return *self.decoder._pass(y_in, states, steps[1], tapes[1]), None
 
     def _encode(self, x, steps, tape=None):
         """The initial states of the decoder's recurrent layers, each as [h] or [h, c]."""
@@ -226,8 +215,7 @@ class EncoderDecoder(Container):
         >>> [dx.shape for dx in model.backward(tape, y).dx]
         [(1, 5, 3), (1, 2, 2)]
         """
-        if not isinstance(tape, Tape):
-            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
+        _check_tape(tape)
         with tape.use():
             record = self._look(tape)
             of_encoder, of_decoder = record.parts
@@ -238,7 +226,7 @@ class EncoderDecoder(Container):
                 [_one_after_the_other(part, leaf) for part in dstate]
                 for (_, leaf), dstate in zip(self._encoder_states, dstates, strict=True)
             ]
-            encoder = self.encoder.backward(of_encoder, None, _nested(self.encoder, iter(dstates), True))
+            encoder = self.encoder.backward(of_encoder, None, self.encoder._take_states(iter(dstates), True))
         arrays = chain(encoder.parameters.values(), decoder.parameters.values())
         return Gradients([encoder.dx, decoder.dx], None, dict(zip(self._shapes, arrays, strict=True)))
 
@@ -467,7 +455,7 @@ def _as_model(name, layers):
         return layers
     if isinstance(layers, (list, tuple)):
         return Sequential(layers)
-    if isinstance(layers, Recurrent):
+    if isinstance(layers, (Recurrent, Wrapper)):
         return Sequential([layers])
     raise TypeError(
         f"{name} is a {type(layers).__name__}, expected a Sequential, a recurrent layer or a list of layers"

@@ -434,7 +434,9 @@ class LayerNorm(Feedforward):
         dtype = validation.dtype_of(dtype)
         shape = (self.features,)
         validation.memory("these parameters", 8 * self.features * dtype.itemsize)
-        arrays = _arrays or {"weight": np.ones(shape, dtype), "bias": np.zeros(shape, dtype)}
+        arrays = _arrays
+        if arrays is None:
+            arrays = {"weight": np.ones(shape, dtype), "bias": np.zeros(shape, dtype)}
         options = _differing({"eps": 1e-5, "dtype": "float32"}, {"eps": self.eps, "dtype": dtype.name})
         super().__init__({"weight": shape, "bias": shape}, dtype, (shape, options), arrays)
 
@@ -769,3 +771,96 @@ class Repeat(Feedforward):
 
     def _stream_part(self, batch_size):
         raise ValueError("Repeat can not stream: it makes many time steps of a vector that is no time step itself")
+
+
+class Reverse(Feedforward):
+    """Time from its end: y[:, t] = x[:, T - 1 - t].
+
+    x and y are (batch, seq_len, features), float32 or float64. Which steps are valid goes along: what padded the end of
+    a sequence then stands before its beginning. (To walk time from each sequence's own end, a recurrent layer has
+    ``reverse``.)
+
+    Parameters
+    ----------
+    keep_mask : bool, default False
+        Leave at its place which steps are valid. Keras does so behind a layer with go_backwards, whose outputs come in
+        the order in which they are made.
+
+    Raises
+    ------
+    TypeError
+        If ``keep_mask`` is not a bool.
+
+    Examples
+    --------
+    >>> import numpy as np, cylstm
+    >>> cylstm.Reverse().forward(np.arange(3.0).reshape(1, 3, 1)).tolist()
+    [[[2.0], [1.0], [0.0]]]
+    """
+
+    keep_mask = _read_only("keep_mask", "whether the valid steps stay at their places")
+
+    def __init__(self, keep_mask=False):
+        self._build(keep_mask)
+
+    def _build(self, keep_mask=False, *, _arrays=None):
+        self._keep_mask = validation.flag("keep_mask", keep_mask)
+        self._no_parameters((), _differing({"keep_mask": False}, {"keep_mask": self.keep_mask}))
+
+    def _output_shape(self, shape):
+        _check_axes(shape, "batch", "seq_len", "features")
+        return shape
+
+    def _apply(self, snapshot, x, tape):
+        return x[:, ::-1].copy(), None
+
+    def _gradients(self, record, dy):
+        return Gradients(dy[:, ::-1].copy(), None, {})
+
+    def _pass(self, x, state, steps, tape):
+        if steps is not None and not self._keep_mask:
+            steps = Steps(mask=steps.valid(x.shape[1])[:, ::-1])
+        return self.forward(x, tape=tape), None, steps
+
+    def _stream_part(self, batch_size):
+        raise ValueError("Reverse can not stream: its first step is the last one of x")
+
+
+class Flatten(Feedforward):
+    """All time steps of a sequence side by side.
+
+    x is (batch, seq_len, features), y (batch, seq_len * features); an x (batch, features) stays as it is. float32 or
+    float64. Steps that are not valid are among them, as they are.
+
+    Examples
+    --------
+    >>> import numpy as np, cylstm
+    >>> cylstm.Flatten().forward(np.arange(4.0).reshape(1, 2, 2)).tolist()
+    [[0.0, 1.0, 2.0, 3.0]]
+    """
+
+    def __init__(self):
+        self._build()
+
+    def _build(self, *, _arrays=None):
+        self._no_parameters((), {})
+
+    def _output_shape(self, shape):
+        if len(shape) == 2:
+            return shape
+        if len(shape) != 3:
+            raise ValueError(f"x has shape {shape}, expected (batch, seq_len, features) or (batch, features)")
+        batch, *sizes = shape
+        return batch, None if None in sizes else math.prod(sizes)
+
+    def _apply(self, snapshot, x, tape):
+        return np.array(x, order="C").reshape(self._output_shape(x.shape)), x.shape
+
+    def _gradients(self, record, dy):
+        return Gradients(np.array(dy, order="C").reshape(record.kept), None, {})
+
+    def _pass(self, x, state, steps, tape):
+        return self.forward(x, tape=tape), None, None
+
+    def _rows(self, snapshot):
+        return CopiedRows()

@@ -16,7 +16,8 @@ import numpy as np
 
 from . import losses, training, validation
 from . import metrics as known_metrics
-from .sequential import Container
+from .feedforward import Reverse
+from .sequential import Model
 from .tape import Gradients, Tape
 
 __all__ = ["Checkpoint", "EarlyStopping", "History", "Training", "fit"]
@@ -496,8 +497,8 @@ def fit(
         one step of the optimiser and hands its states, but no gradient, on to the next. y and the model's output need a
         time axis. A chunk without a valid step is left out.
     stateful : bool, default False
-        Row b of a batch goes on from the state of row b of the batch before; an epoch begins from zeros. Needs
-        ``shuffle=False``, and ``batch_size`` has to divide n. (Validation begins from zeros in each row.)
+        Row b of a batch goes on from the state of row b of the batch before; an epoch begins anew. Needs
+        ``shuffle=False``, and ``batch_size`` has to divide n. (Validation begins anew in each row.)
     clip_norm, clip_value : float, optional
         Limits of the norm of the gradient of all trainable parameters and of each of its elements, which comes first.
     resume : str or path, optional
@@ -545,7 +546,7 @@ def fit(
     >>> history["accuracy"][-1] > 0.9
     True
     """
-    if not isinstance(model, Container):
+    if not isinstance(model, Model):
         raise TypeError(f"model is a {type(model).__name__}, expected a Sequential or an EncoderDecoder")
     loss = losses.get(loss)
     metrics = known_metrics.by_name(() if metrics is None else metrics)
@@ -803,7 +804,7 @@ def _check_carry(model, rows, name):
     if isinstance(rows.x, tuple):
         raise ValueError(f"{name} is given, but the model has more than one input")
     for leaf in model._leaves:
-        if getattr(leaf, "bidirectional", False) or getattr(leaf, "reverse", False):
+        if isinstance(leaf, Reverse) or getattr(leaf, "bidirectional", False) or getattr(leaf, "reverse", False):
             raise ValueError(f"{name} is given, but {leaf!r} goes backwards in time: its state can not be handed on")
 
 
@@ -817,7 +818,7 @@ def _check_tbptt(model, rows, tbptt):
         if len(made) < 3 or made[1] != size:
             raise ValueError(
                 f"tbptt is given, but the model makes {made} of {shape}, not an output for each step: there is no time "
-                "axis to cut behind a Last or Repeat"
+                "axis to cut behind a Last, Final, Flatten or Repeat"
             )
     if rows.y.shape[:2] != (count, steps):
         found = f"y has shape {rows.y.shape}, expected ({count}, {steps}, ...)"

@@ -72,6 +72,22 @@ class Layer:
         _layers.add(self)
         self._store = Store(_Snapshot(validation.parameters(arrays, shapes, dtype)))
 
+    @classmethod
+    def _of(cls, *arguments, arrays, **options):
+        """A layer of these arguments and parameters, checked as by the constructor; no random numbers are drawn.
+
+        ``arrays``: a mapping of exactly the names and shapes of :attr:`parameters`, cast from any float dtype.
+
+        Examples
+        --------
+        >>> import numpy as np, cylstm
+        >>> cylstm.Dense._of(2, 1, arrays={"weight": np.ones((1, 2)), "bias": np.ones(1)}).forward(np.ones(2, "f"))
+        array([3.], dtype=float32)
+        """
+        layer = cls.__new__(cls)
+        layer._build(*arguments, **options, _arrays=arrays)
+        return layer
+
     @property
     def parameters(self):
         """Mapping of name to read-only ndarray: a snapshot, which a later change does not touch."""
@@ -225,7 +241,7 @@ class Layer:
         raise NotImplementedError
 
     def _check_state(self, name, state, batch, batched=True):
-        """A list of the states in ``state``, checked, each as [h] or [h, c] with a batch axis, or None: zeros.
+        """A list of the states in ``state``, checked, each as [h] or [h, c] with a batch axis, or None: not given.
 
         There is one for a recurrent layer, of a container those of its layers. ``batched``: whether they come with the
         batch axis.
@@ -233,6 +249,9 @@ class Layer:
         if state is not None:
             raise ValueError(f"{name} is a {type(state).__name__}, expected None: {self!r} has no state")
         return []
+
+    def _take_states(self, states, batched):
+        """The next of ``states``, an iterator of what ``_check_state`` gives, as the state of this layer, or None."""
 
     def _look(self, tape):
         """What this layer's forward left on the tape; of a container all of its layers are asked."""
@@ -252,6 +271,11 @@ class Layer:
         back. A ValueError says why a layer can not be streamed.
         """
         raise NotImplementedError
+
+    @property
+    def _streamed(self):
+        """The layer that stands for this one in a stream."""
+        return self
 
     def __repr__(self):
         positional, keywords = self._arguments
@@ -320,6 +344,13 @@ class Recurrent(Layer):
 
     Dropout of every kind, and zoneout's choice, act with ``Tape(training=True)`` alone.
 
+    Attributes
+    ----------
+    default_state : tuple (h, c) of an LSTM, h of other cells, or None
+        What a forward, a stream and its ``reset`` begin with where no state is given; None: zeros. Without a batch
+        axis, (num_layers * num_directions, hidden_size); set it at any time. Pickle, copies and files keep it. It is no
+        parameter: an optimiser leaves it as it is, and ``state_dict`` does not have it.
+
     References
     ----------
     .. [1] Y. Gal, Z. Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks",
@@ -347,6 +378,28 @@ class Recurrent(Layer):
     _gates: int
     _states: tuple[str, ...]
     _cell: str
+    _default: list | None = None  # [h] or [h, c], each (L*D, 1, its width), which nobody can change
+
+    @property
+    def default_state(self):
+        """The state that stands for one that is not given: read-only arrays, or None."""
+        return None if self._default is None else self._as_state(self._default, batched=False)
+
+    @default_state.setter
+    def default_state(self, value):
+        outer = (self._num_layers * self._directions, 1)
+        states = validation.states("default_state", value, self._states, self._dtype, outer, self._widths, False, "")
+        if states is not None:
+            states = list(freeze(dict(zip(self._states, states, strict=True))).values())
+        self._default = states
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        return state if self._default is None else state | {"default_state": self.default_state}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.default_state = state.get("default_state")
 
     def _set_options(self):
         """Check the options that only this cell has, given by keyword; keep them; return what repr must show.
@@ -530,7 +583,7 @@ class Recurrent(Layer):
             unbatched sequence. May be read-only or not contiguous.
         state : tuple (h_0, c_0) for an LSTM, h_0 for other cells, optional
             Each (num_layers * num_directions, batch, hidden_size), h_0 with proj_size or output_size instead where
-            there is one; without batch if x is unbatched. Zeros if omitted; never written to.
+            there is one; without batch if x is unbatched. If omitted, ``default_state``, or zeros. Never written to.
         lengths : array or list of int, shape (batch,), optional
             Valid steps per sequence, 0 to seq_len, in any order; one integer if x is unbatched. Past its length a
             sequence outputs zeros (or what ``padding`` says), its final state is that of its last valid step, the
@@ -570,7 +623,7 @@ class Recurrent(Layer):
         layers = self._num_layers * directions
         x, batched = validation.sequence(x, dtype, self._input_size, self._batch_first)
         steps, batch, _ = x.shape
-        states_0 = None
+        states_0 = self._default
         if state is not None:
             states_0 = validation.states("state", state, self._states, dtype, (layers, batch), self._widths, batched)
         if lengths is not None:
@@ -738,6 +791,14 @@ class Recurrent(Layer):
     def _check_state(self, name, state, batch, batched=True):
         outer = (self._num_layers * self._directions, batch)
         return [validation.states(name, state, self._states, self._dtype, outer, self._widths, batched)]
+
+    def _zeros(self, batch):
+        """A state of zeros as a list."""
+        outer = (self._num_layers * self._directions, batch)
+        return [np.zeros((*outer, width), self._dtype) for _, width in self._widths]
+
+    def _take_states(self, states, batched):
+        return self._as_state(next(states), batched)
 
     def _output_shape(self, shape):
         if self.merge is None:

@@ -323,7 +323,6 @@ def categorical_crossentropy(
     return _of_probabilities(positions, at, q.reshape(-1)[at], eps)
 
 
-@_quiet
 def sparse_categorical_crossentropy(
     y_pred,
     target,
@@ -623,6 +622,7 @@ def _of_logits(positions, label, q, q_sum):
     return y.dtype.type(value), positions.everywhere(gradient.reshape(positions.y_pred.shape))
 
 
+@_quiet
 def _of_probabilities(positions, at, q, eps):
     """The sum of -q log p, and its gradient: ``q`` stands at the places ``at``, elsewhere it is zero.
 

@@ -62,12 +62,13 @@ def _sequence(recurrent, x):
 
 
 def _states(recurrent, state, batch, batched):
-    """The arrays of a state, (L*D, B, ...) each; zeros for None."""
+    """The arrays of a state, (L*D, B, ...) each; for None those of the default state, or zeros."""
     outer = (recurrent.num_layers * recurrent._directions, batch)
     checked = validation.states(
         "state", state, recurrent._states, recurrent.dtype, outer, recurrent._widths, batched
     )
-    return checked or [np.zeros((*outer, width), recurrent.dtype) for _, width in recurrent._widths]
+    zeros = recurrent._zeros(batch)
+    return checked or [part + default for part, default in zip(zeros, recurrent._default or zeros, strict=True)]
 
 
 def gate_values(recurrent, x, state=None, *, layer=0, direction=0):
@@ -80,7 +81,7 @@ def gate_values(recurrent, x, state=None, *, layer=0, direction=0):
     x : ndarray, shape (seq_len, input_size)
         One sequence, unbatched, of the layer's dtype.
     state : tuple (h_0, c_0), or h_0, optional
-        As ``recurrent.forward`` takes it, unbatched. Zeros if omitted.
+        As ``recurrent.forward`` takes it, unbatched.
     layer, direction : int, default 0
         Which of a stack; direction 1 is the second one of a bidirectional layer.
 
@@ -142,7 +143,7 @@ def gradient_norms(recurrent, x, dy=None, state=None):
     dy : ndarray, shaped like ``y``, optional
         dL/dy. If omitted, the loss is the sum of the y of the step that the layer does last.
     state : tuple (h_0, c_0), or h_0, optional
-        As ``recurrent.forward`` takes it. Zeros if omitted.
+        As ``recurrent.forward`` takes it.
 
     Returns
     -------

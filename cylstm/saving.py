@@ -1,7 +1,7 @@
 """Files: models, and arrays by name with what they mean, in the safetensors format; written whole or not at all.
 
-docs/design.md has the format. Knows of a layer what ``Layer`` says: its arguments, parameters and parts. Nothing that a
-file holds is ever executed, and whatever is wrong with it is a ValueError that names it.
+docs/design.md has the format. Knows of a layer its arguments, parameters, default state and parts. Nothing that a file
+holds is ever executed, and whatever is wrong with it is a ValueError that names it.
 """
 
 import contextlib
@@ -24,9 +24,12 @@ _KEY = "cylstm"
 
 # The classes that a file may name, all among cylstm's. One that is made of other layers has _parts and _from_parts.
 _CLASSES = (
-    "Activation", "Dense", "Dropout", "Embedding", "EncoderDecoder", "GRU", "JordanRNN", "LSTM", "Last", "LayerNorm",
-    "Masking", "RNN", "Repeat", "Sequential",
+    "Activation", "Bidirectional", "Dense", "Dropout", "Embedding", "EncoderDecoder", "Final", "Flatten", "GRU",
+    "JordanRNN", "LSTM", "Last", "LayerNorm", "Masking", "RNN", "Repeat", "Reverse", "Sequential",
 )  # fmt: skip
+
+# What a file calls the arrays of a recurrent layer's default state, with "h" or "c" behind it.
+_DEFAULT = "default_state."
 
 # How files begin that somebody may take for ours.
 _FOREIGN = {
@@ -40,7 +43,7 @@ _FOREIGN = {
 def save(layer, path):
     """What :meth:`cylstm.layers.Layer.save` does."""
     try:
-        write_file(path, layer.parameters, {"architecture": _architecture(layer)})
+        write_file(path, {**layer.parameters, **_default_states(layer)}, {"architecture": _architecture(layer)})
     except RecursionError:  # whose repr would be one too
         raise ValueError("layers are within layers too deep for a file") from None
 
@@ -50,10 +53,22 @@ def _architecture(layer):
     kind = type(layer).__name__
     if kind not in _CLASSES or _class(kind) is not type(layer):
         raise TypeError(f"{layer!r} is of a class of yours, expected one of {', '.join(_CLASSES)}: use state_dict")
-    if layer._parts:
-        return {"class": kind, "parts": [[name, _architecture(part)] for name, part in layer._parts]}
     arguments, options = layer._arguments
+    if layer._parts:
+        entry = {"class": kind, "parts": [[name, _architecture(part)] for name, part in layer._parts]}
+        return entry | {"options": options} if options else entry
     return {"class": kind, "arguments": arguments, "options": options, "trainable": bool(layer.trainable)}
+
+
+def _default_states(layer, prefix=""):
+    """{name: array} of the default states of a layer and its parts."""
+    found = {}
+    for name, part in layer._parts:
+        found |= _default_states(part, f"{prefix}{name}.")
+    if getattr(layer, "_default", None) is not None:
+        for letter, array in zip(layer._states, layer._default, strict=True):
+            found[f"{prefix}{_DEFAULT}{letter}"] = array[:, 0]
+    return found
 
 
 def _class(kind):
@@ -117,18 +132,23 @@ def _layer(name, entry, arrays):
         raise ValueError(f"{where} is of class {kind!r}, expected one of {', '.join(_CLASSES)}")
     where += f", {kind},"
     if "parts" in entry:
-        validation.entries("entry", entry, ("class", "parts"), where)
-        return _container(name, where, kind, entry["parts"], arrays)
+        more = {"options"} & entry.keys()
+        validation.entries("entry", entry, ("class", "parts", *more), where)
+        return _container(name, where, kind, entry, arrays)
     validation.entries("entry", entry, ("class", "arguments", "options", "trainable"), where)
     arguments, options, trainable = (
         _of_type(f"{key} of {where}", entry[key], wanted)
         for key, wanted in (("arguments", list), ("options", dict), ("trainable", bool))
     )
-    if "rng" in options or "_arrays" in options:  # which _build knows and a file does not
+    if {"rng", "arrays", "_arrays"} & options.keys():  # which _of and _build know and a file does not
         raise ValueError(f"{where} has the options {', '.join(options)}")
-    layer = _class(kind).__new__(_class(kind))
+    names = [_DEFAULT + letter for letter in getattr(_class(kind), "_states", ())]  # a layer without a state has none
+    state = [arrays.get(name) for name in names]
+    arrays = {name: value for name, value in arrays.items() if name not in names}
     try:
-        layer._build(*arguments, **options, _arrays=arrays)
+        layer = _class(kind)._of(*arguments, arrays=arrays, **options)
+        if any(part is not None for part in state):
+            layer.default_state = state if len(state) > 1 else state[0]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} can not be: {error}") from None
     except MemoryError as error:
@@ -141,9 +161,11 @@ def _layer(name, entry, arrays):
     return layer
 
 
-def _container(name, where, kind, parts, arrays):
-    """The container of these [name, entry] pairs, with these arrays."""
-    pairs = [_of_type(f"a part of {where}", pair, list) for pair in _of_type(f"parts of {where}", parts, list)]
+def _container(name, where, kind, entry, arrays):
+    """The container of the [name, entry] pairs of this entry, with these arrays."""
+    pairs = _of_type(f"parts of {where}", entry["parts"], list)
+    pairs = [_of_type(f"a part of {where}", pair, list) for pair in pairs]
+    options = _of_type(f"options of {where}", entry.get("options", {}), dict)
     if any(len(pair) != 2 or not isinstance(pair[0], str) for pair in pairs):
         raise ValueError(f"{where} has a part that is not a [name, entry] pair")
     arrays_of = {part: {} for part, _ in pairs}
@@ -155,7 +177,7 @@ def _container(name, where, kind, parts, arrays):
     prefix = f"{name}." if name else ""
     layers = [(part, _layer(prefix + part, entry, arrays_of[part])) for part, entry in pairs]
     try:
-        return _class(kind)._from_parts(layers)
+        return _class(kind)._from_parts(layers, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} can not be: {error}") from None
 

@@ -7,7 +7,7 @@ cell and does no arithmetic. Arrays are batch-first.
 import copy
 import math
 import operator
-from itertools import chain, zip_longest
+from itertools import chain, takewhile, zip_longest
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,10 +16,10 @@ import numpy as np
 from . import stack, validation
 from ._core.chain import Chain, Stage
 from ._core.packing import replace_all
-from .feedforward import Dropout, Embedding, Last, Masking
+from .feedforward import Dropout, Embedding, Flatten, Last, Masking, _check_tape
 from .layers import PICKLE_VERSION, Layer, Recurrent, _Snapshot
 from .steps import Steps
-from .tape import Gradients, Tape
+from .tape import Gradients
 
 STREAM_PICKLE_VERSION = 1
 
@@ -38,10 +38,18 @@ class _Record(NamedTuple):
     parts: list  # the tapes of the layers
     shape: tuple  # of y
     dtype: np.dtype
+    kept: object  # what the container itself wants to have
 
 
 class Container(Layer):
-    """What layers made of layers share: parameters under prefixed names, which are read and replaced together."""
+    """What layers made of layers share: parameters under prefixed names, which are read and replaced together.
+
+    A subclass has ``_run(x, state, steps, tapes)``, which returns y, the final states, the Steps of y and what backward
+    needs besides the tapes; and ``_run_backward(record, dy, dstate)``: dx, dstate and the Gradients of the layers.
+    """
+
+    #: The names of the layers, where they are always the same.
+    _part_names: tuple[str, ...] = ()
 
     def _gather(self, pairs):
         """Take these (name, layer) pairs as the layers; return the dtype of all."""
@@ -52,8 +60,8 @@ class Container(Layer):
         validation.different(leaves)
         return validation.one_dtype(leaves)
 
-    def _finish(self, dtype, arguments):
-        super().__init__({}, dtype, (arguments, {}), {})
+    def _finish(self, dtype, arguments, options=None):
+        super().__init__({}, dtype, (arguments, options or {}), {})
         self._shapes = {  # those of the layers: the container itself has no parameters
             f"{name}.{inner}": shape
             for name, layer in zip(self._names, self._layers, strict=True)
@@ -64,6 +72,13 @@ class Container(Layer):
     @property
     def _parts(self):
         return tuple(zip(self._names, self._layers, strict=True))
+
+    @classmethod
+    def _from_parts(cls, parts, **options):
+        names = [name for name, _ in parts]
+        if names != list(cls._part_names):
+            raise ValueError(f"its parts are {', '.join(names)}, expected {' and '.join(cls._part_names)}")
+        return cls(*(layer for _, layer in parts), **options)
 
     @property
     def _leaves(self):
@@ -111,6 +126,61 @@ class Container(Layer):
 
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
+
+    def _take_states(self, states, batched):
+        return [layer._take_states(states, batched) for layer in self._layers]
+
+    def _check_state(self, name, state, batch, batched=True):
+        if state is None:
+            state = [None] * len(self._layers)
+        elif not isinstance(state, (list, tuple)):
+            raise TypeError(f"{name} is a {type(state).__name__}, expected a list with one entry per layer")
+        elif len(state) != len(self._layers):
+            raise ValueError(f"{name} has {len(state)} entries, expected {len(self._layers)}, one per layer")
+        found = []
+        for n, (layer, part) in enumerate(zip(self._layers, state, strict=True)):
+            found += layer._check_state(f"{name}[{n}]", part, batch, batched)
+        return found
+
+    def _pass(self, x, state, steps, tape):
+        if tape is None:
+            return self._run(x, state, steps, [None] * len(self._layers))[:3]
+        with tape.use():
+            tape.begin()
+            parts = [tape.part(n) for n in range(len(self._layers))]
+            y, states_n, steps_n, kept = self._run(x, state, steps, parts)
+            tape.keep(_Record(self, self._store.snapshot, parts, y.shape, y.dtype, kept))
+        return y, states_n, steps_n
+
+    def _run(self, x, state, steps, tapes):
+        raise NotImplementedError
+
+    def _backward(self, tape, dy, dstate, name):
+        """What ``backward`` does, which calls ``dstate`` by this name."""
+        _check_tape(tape)
+        with tape.use():
+            record = self._look(tape)
+            if dy is None and dstate is None:
+                raise ValueError(f"dy and {name} are both None, expected at least one gradient")
+            if dy is not None:
+                dy = validation.gradient("dy", dy, record.dtype, record.shape)
+            if dstate is not None:
+                self._check_state(name, dstate, record.shape[0])
+            stack.load_blas()
+            tape.spend()
+            dx, dstate, found = self._run_backward(record, dy, dstate)
+        arrays = chain.from_iterable([gradients.parameters.values() for gradients in found])
+        return Gradients(dx, dstate, dict(zip(self._shapes, arrays, strict=True)))
+
+    def _run_backward(self, record, dy, dstate):
+        raise NotImplementedError
+
+    def _pass_backward(self, tape, dy, dstate):
+        return self.backward(tape, dy, dstate)
+
+
+class Model(Container):
+    """A container that is trained as a whole. A subclass has ``_as_rows``, ``_rows_pass`` and ``_passes``."""
 
     def fit(
         self, x, y, *, loss, optimizer="adam", epochs=1, batch_size=32, lengths=None, sample_weight=None,
@@ -186,7 +256,7 @@ class Container(Layer):
         return [slice(count * n // batches, count * (n + 1) // batches) for n in range(batches)]
 
 
-class Sequential(Container):
+class Sequential(Model):
     """Layers one after the other. It is a layer itself: an optimiser takes it as one, and so does another Sequential.
 
     Data is batch-first, whatever ``batch_first`` of a recurrent layer says. Which time steps are valid (by ``lengths``,
@@ -223,11 +293,14 @@ class Sequential(Container):
     def _build(self, layers, _arrays=None):
         pairs = validation.named_layers(layers, Layer)
         dtype = self._gather(pairs)
+        self._units = [(f"{name}{inner}", unit) for name, layer in pairs for inner, unit in _named_units(layer)]
         self._takes_integers = isinstance(self._leaf_layers[0], Embedding)
         for name, leaf in zip(self._leaf_names[1:], self._leaf_layers[1:], strict=True):
             if isinstance(leaf, Embedding):
                 raise ValueError(f"layer {name!r}, {leaf!r}, is not the first one, and a layer makes no integers")
-        widths = [leaf._input_width for leaf in self._leaf_layers if leaf._input_width is not None]
+        of_x = list(takewhile(lambda leaf: not isinstance(leaf, Flatten), self._leaf_layers))
+        self._flattens = len(of_x) < len(self._leaf_layers)  # the layers behind that one look at T times F
+        widths = [leaf._input_width for leaf in of_x if leaf._input_width is not None]
         self._input_width = widths[0] if widths and not self._takes_integers else None
         self._examples = self._example_inputs()
         self._finish(dtype, ([layer if name == str(n) else (name, layer) for n, (name, layer) in enumerate(pairs)],))
@@ -298,7 +371,8 @@ class Sequential(Container):
             Of the model's dtype; (batch, seq_len) of integers where an Embedding is first; (batch, features) where no
             layer needs time.
         states : list, optional
-            For each layer its initial state as the layer takes it, or None: zeros, or that it has none.
+            For each layer its initial state as the layer takes it, or None: its ``default_state`` or zeros, or that it
+            has none.
         lengths : array or list of int, shape (batch,), optional
             Valid steps of each sequence, 0 to seq_len, in any order.
         tape : Tape, optional
@@ -331,8 +405,8 @@ class Sequential(Container):
         if states is not None:
             self._check_state("states", states, x.shape[0])
         steps = None if lengths is None else self._steps(lengths, x.shape)
-        if tape is not None and not isinstance(tape, Tape):
-            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
+        if tape is not None:
+            _check_tape(tape)
         y, states_n, _ = self._pass(x, states, steps, tape)
         return y, states_n
 
@@ -344,13 +418,15 @@ class Sequential(Container):
         return np.dtype(np.intp) if self._takes_integers else self._dtype or _float_dtype(x)
 
     def _check_shape(self, shape, name="x"):
-        """That x has the axes of one of the examples. Layers look at no more than their number and at the last."""
+        """That x has the axes of one of the examples. Without a Flatten layers look at their number and at the last."""
         if len(shape) not in self._examples or self._input_width not in (None, shape[-1]):
             features = "features" if self._input_width is None else f"features={self._input_width}"
             words = {2: "(batch, seq_len)" if self._takes_integers else f"(batch, {features})",
                      3: f"(batch, seq_len, {features})"}
             expected = " or ".join(words[axes] for axes in self._examples)
             raise ValueError(f"{name} has shape {shape}, expected {expected}")
+        if self._flattens:
+            self._output_shape(shape)
 
     def _steps(self, lengths, shape, names=("x", "lengths")):
         """What a caller's lengths say of x."""
@@ -358,35 +434,12 @@ class Sequential(Container):
             raise ValueError(f"{names[1]} is given, but {names[0]} of shape {shape} has no time axis")
         return Steps(validation.lengths_array(lengths, *shape[:2], True, names[1]))
 
-    def _check_state(self, name, state, batch, batched=True):
-        if state is None:
-            state = [None] * len(self._layers)
-        elif not isinstance(state, (list, tuple)):
-            raise TypeError(f"{name} is a {type(state).__name__}, expected a list with one entry per layer")
-        elif len(state) != len(self._layers):
-            raise ValueError(f"{name} has {len(state)} entries, expected {len(self._layers)}, one per layer")
-        found = []
-        for n, (layer, part) in enumerate(zip(self._layers, state, strict=True)):
-            found += layer._check_state(f"{name}[{n}]", part, batch, batched)
-        return found
-
-    def _pass(self, x, state, steps, tape):
-        if tape is None:
-            return self._run(x, state, steps, [None] * len(self._layers))
-        with tape.use():
-            tape.begin()
-            parts = [tape.part(n) for n in range(len(self._layers))]
-            y, states_n, steps_n = self._run(x, state, steps, parts)
-            tape.keep(_Record(self, self._store.snapshot, parts, y.shape, y.dtype))
-        return y, states_n, steps_n
-
-    def _run(self, x, states, steps, tapes):
-        """(y, final states, Steps of y)"""
+    def _run(self, x, state, steps, tapes):
         states_n = []
-        for layer, state, tape in zip(self._layers, states or [None] * len(tapes), tapes, strict=True):
-            x, state_n, steps = layer._pass(x, state, steps, tape)
+        for layer, part, tape in zip(self._layers, state or [None] * len(tapes), tapes, strict=True):
+            x, state_n, steps = layer._pass(x, part, steps, tape)
             states_n.append(state_n)
-        return x, states_n, steps
+        return x, states_n, steps, None
 
     def backward(self, tape, dy, dstates=None):
         """Back-propagate through the forward that ``tape`` recorded, and spend the tape.
@@ -425,32 +478,18 @@ class Sequential(Container):
         >>> gradients.dx.shape, gradients.parameters["2.bias"].tolist()
         ((6, 5, 3), [6.0, 6.0])
         """
-        if not isinstance(tape, Tape):
-            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
-        with tape.use():
-            record = self._look(tape)
-            if dy is None and dstates is None:
-                raise ValueError("dy and dstates are both None, expected at least one gradient")
-            if dy is not None:
-                dy = validation.gradient("dy", dy, record.dtype, record.shape)
-            if dstates is None:
-                dstates = [None] * len(self._layers)
-            else:
-                self._check_state("dstates", dstates, record.shape[0])
-            stack.load_blas()
-            tape.spend()
-            if dy is None and dstates[-1] is None:
-                dy = np.zeros(record.shape, record.dtype)
-            found = []
-            for layer, part, dstate in zip(self._layers[::-1], record.parts[::-1], dstates[::-1], strict=True):
-                found.append(layer._pass_backward(part, dy, dstate))
-                dy = found[-1].dx
-        found.reverse()
-        arrays = chain.from_iterable([gradients.parameters.values() for gradients in found])
-        parameters = dict(zip(self._shapes, arrays, strict=True))
-        return Gradients(dy, [gradients.dstate for gradients in found], parameters)
+        return self._backward(tape, dy, dstates, "dstates")
 
-    _pass_backward = backward
+    def _run_backward(self, record, dy, dstate):
+        dstates = dstate or [None] * len(self._layers)
+        if dy is None and dstates[-1] is None:
+            dy = np.zeros(record.shape, record.dtype)
+        found = []
+        for layer, part, of_layer in zip(self._layers[::-1], record.parts[::-1], dstates[::-1], strict=True):
+            found.append(layer._pass_backward(part, dy, of_layer))
+            dy = found[-1].dx
+        found.reverse()
+        return dy, [gradients.dstate for gradients in found], found
 
     # Many rows
 
@@ -571,11 +610,11 @@ class Sequential(Container):
         total 138, trainable 138, frozen 0
         """
         rows, shape = [], next(iter(self._examples.values()))
-        for name, leaf in zip(self._leaf_names, self._leaf_layers, strict=True):
-            shape = leaf._output_shape(shape)
-            sizes = {inner: math.prod(size) for inner, size in leaf._shapes.items()}
-            trainable = sum(sizes[inner] for inner in leaf._trainable_names())
-            rows.append(SummaryRow(name, type(leaf).__name__, shape, sum(sizes.values()), trainable))
+        for name, unit in self._units:
+            shape = unit._output_shape(shape)
+            sizes = {inner: math.prod(size) for inner, size in unit._shapes.items()}
+            trainable = sum(sizes[inner] for inner in unit._trainable_names())
+            rows.append(SummaryRow(name, _type_words(unit), shape, sum(sizes.values()), trainable))
         return Summary(rows)
 
 
@@ -588,7 +627,7 @@ class SummaryRow(NamedTuple):
     """A layer in a :class:`Summary`."""
 
     name: str  # with those of the models it is in: "encoder.0"
-    type: str
+    type: str  # with what it is made of: "Final(LSTM)"
     output_shape: tuple  # None for what is not known: the batch, the time steps
     parameters: int
     trainable: int  # of these
@@ -621,6 +660,11 @@ class Summary:
         return "\n".join([table[0], rule, *table[1:], rule, total])
 
 
+def _type_words(layer):
+    parts = ", ".join(_type_words(part) for _, part in layer._parts)
+    return f"{type(layer).__name__}({parts})" if parts else type(layer).__name__
+
+
 def _shape_words(shape):
     letters = ("N", "T") if len(shape) > 2 else ("N",)
     sizes = [str(size) if size is not None else letter for size, letter in zip_longest(shape, letters, fillvalue="?")]
@@ -649,15 +693,17 @@ class SequentialStream(Chain):
         rows = None if batch_size is None else validation.size("batch_size", batch_size, 0)
         shape = next(iter(model._examples.values()))
         stages, buffer = [], None
-        for name, leaf in zip(model._leaf_names, model._leaves, strict=True):
-            shape = leaf._output_shape(shape)
+        for name, unit in model._units:
+            has_time, shape, leaf = len(shape) == 3, unit._output_shape(shape), unit._streamed
             if isinstance(leaf, Masking):
                 stages.append(Stage(None, None, False, leaf.value))
             elif not isinstance(leaf, (Dropout, Last)):  # these give what they are given
                 try:
+                    if has_time and isinstance(leaf, Flatten):
+                        raise ValueError("Flatten can not stream: it needs all time steps at once")
                     part = leaf._stream_part(rows)
                 except ValueError as error:
-                    raise ValueError(f"layer {name!r}, {leaf!r}: {error}") from None
+                    raise ValueError(f"layer {name!r}, {unit!r}: {error}") from None
                 buffer = _buffer_of_step(rows, shape[-1], model.dtype)
                 masks = "zero" if isinstance(leaf, Embedding) and leaf.mask_zero else None
                 stages.append(Stage(part, buffer, isinstance(leaf, Recurrent), masks))
@@ -703,12 +749,12 @@ class SequentialStream(Chain):
         try:
             before, last = self._get()
             after, states, steps = [], iter(before), None
-            for leaf in model._leaves:
+            for leaf in [unit._streamed for _, unit in model._units]:
                 if isinstance(leaf, Recurrent):
                     state = next(states)
                     y, state_n, steps = leaf._pass(y, leaf._as_state(state, True), steps, None)
                     after.append(_held(state_n, state, steps, y.shape[1]))
-                elif not isinstance(leaf, Last):
+                elif not isinstance(leaf, (Last, Flatten)):
                     y, _, steps = leaf._pass(y, None, steps, None)
             y = np.array(y.swapaxes(0, 1), order="C")  # (T, n, features)
             if last is not None:
@@ -753,10 +799,10 @@ class SequentialStream(Chain):
             If another thread is inside this stream.
         """
         states = iter(self._copied()[0])
-        return _nested(self.model, states, self.batch_size is not None)
+        return self.model._take_states(states, self.batch_size is not None)
 
     def reset(self, state=None):
-        """Set the state, to zeros if omitted; the output of the step before is forgotten.
+        """Set the state, if omitted to that of a new stream; the output of the step before is forgotten.
 
         Raises
         ------
@@ -818,15 +864,11 @@ def _named_leaves(layer):
     return [(f".{name}", leaf) for name, leaf in zip(layer._leaf_names, layer._leaves, strict=True)]
 
 
-def _nested(model, states, batched):
-    """States one after the other as a list per model."""
-    found = []
-    for layer in model.layers:
-        if isinstance(layer, Sequential):
-            found.append(_nested(layer, states, batched))
-        else:
-            found.append(layer._as_state(next(states), batched) if isinstance(layer, Recurrent) else None)
-    return found
+def _named_units(layer):
+    """[(what comes behind the name of ``layer``, layer)]: those of a Sequential, or the one."""
+    if not isinstance(layer, Sequential):
+        return [("", layer)]
+    return [(f".{name}", unit) for name, unit in layer._units]
 
 
 def _unpickled(version, *arguments):

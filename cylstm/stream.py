@@ -91,7 +91,7 @@ class Stream(Stepper):
         return self.layer._as_state(copies, self.batch_size is not None)
 
     def reset(self, state=None):
-        """Set the state, to zeros if omitted.
+        """Set the state, if omitted to the layer's ``default_state``, or zeros.
 
         Raises
         ------

@@ -179,36 +179,36 @@ def sequence(x, dtype, input_size, batch_first):
     )
 
 
-def states(name, value, letters, dtype, outer, widths, batched):
+def states(name, value, letters, dtype, outer, widths, batched, why=", as x is unbatched"):
     """[h] or [h, c], as ``letters`` has it, each (L*D, B, its width); given without B if not ``batched``.
 
-    ``outer`` is (L*D, B), ``widths`` (name, size) of each. None stays None. h alone comes as an array, (h, c) as a
-    tuple.
+    ``outer`` is (L*D, B), ``widths`` (name, size) of each, ``why`` what the error says of an absent batch axis. None
+    stays None. h alone comes as an array, (h, c) as a tuple.
     """
     if value is None:
         return None
     if len(letters) == 1:
         if isinstance(value, (tuple, list)):
             raise TypeError(f"{name} is a {type(value).__name__}, expected one array: this cell has no c")
-        return [_state(name, value, dtype, outer, widths[0], batched)]
+        return [_state(name, value, dtype, outer, widths[0], batched, why)]
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a tuple of two arrays (h, c)")
     if len(value) != 2:
         raise ValueError(f"{name} is a {type(value).__name__} of {len(value)}, expected a tuple of two arrays (h, c)")
     return [
-        _state(f"{name} {letter}", part, dtype, outer, width, batched)
+        _state(f"{name} {letter}", part, dtype, outer, width, batched, why)
         for letter, part, width in zip(letters, value, widths, strict=True)
     ]
 
 
-def _state(name, value, dtype, outer, width, batched):
+def _state(name, value, dtype, outer, width, batched, why):
     layers, batch = outer
     words, size_ = width
     expected = (layers, batch, size_) if batched else (layers, size_)
     words = (
         f"(num_layers * num_directions={layers}, batch={batch}, {words}={size_})"
         if batched
-        else f"(num_layers * num_directions={layers}, {words}={size_}), as x is unbatched"
+        else f"(num_layers * num_directions={layers}, {words}={size_}){why}"
     )
     value = array(name, value, dtype)
     shape(name, value, expected, words)

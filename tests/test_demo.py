@@ -221,13 +221,13 @@ def test_a_terminal_is_not_written_to_more_often_than_it_can_be_read(monkeypatch
 def test_no_command_prints_the_help(tmp_path):
     result = python(tmp_path, "-m", "cylstm")
     assert result.returncode == 0
-    assert "demo" in result.stdout and "example:" in result.stdout
+    assert "demo" in result.stdout and "examples:" in result.stdout
 
 
 def test_an_unknown_command_prints_the_help_and_fails(tmp_path):
     result = python(tmp_path, "-m", "cylstm", "dmeo")
     assert result.returncode == 2
-    assert "example:" in result.stderr and "dmeo" in result.stderr
+    assert "examples:" in result.stderr and "dmeo" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]], ids=" ".join)

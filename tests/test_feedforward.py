@@ -8,7 +8,22 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm import Activation, Dense, Dropout, Embedding, Last, LayerNorm, Masking, Repeat, Tape, reference
+from cylstm import (
+    LSTM,
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    Last,
+    LayerNorm,
+    Masking,
+    Repeat,
+    Reverse,
+    Sequential,
+    Tape,
+    reference,
+)
 from cylstm._core import cells
 from cylstm.steps import Steps
 from cylstm.testing import TOLERANCES, assert_close, gradcheck, numerical_gradient
@@ -31,6 +46,8 @@ LAYERS = {
     "Masking": (lambda dtype: Masking(0.5), (N, T, F)),
     "Last": (lambda dtype: Last(), (N, T, F)),
     "Repeat": (lambda dtype: Repeat(2), (N, F)),
+    "Reverse": (lambda dtype: Reverse(), (N, T, F)),
+    "Flatten": (lambda dtype: Flatten(), (N, T, F)),
 }
 every_layer = pytest.mark.parametrize(("make", "shape"), LAYERS.values(), ids=LAYERS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -62,7 +79,7 @@ def assert_same_bits(actual, expected):
         "Dense(3, 4, activation=('leaky_relu', 0.5))", "Dense(3, 4, activation='linear')", "Embedding(7, 3)",
         "Embedding(7, 3, mask_zero=True, dtype='float64')", "LayerNorm(4)", "LayerNorm(4, eps=0.001, dtype='float64')",
         "Activation('tanh')", "Activation(('affine', 2.0, 0.0))", "Dropout(0.25)", "Masking()", "Masking(value=-1.0)",
-        "Last()", "Repeat(3)",
+        "Last()", "Repeat(3)", "Reverse()", "Reverse(keep_mask=True)", "Flatten()",
     ],
 )  # fmt: skip
 def test_the_repr_is_the_call_that_makes_the_layer(text):
@@ -177,7 +194,7 @@ def test_the_shape_of_y_is_known_before_it_is_made(make, shape):
     layer = make("float32")
     assert layer._output_shape(shape) == layer.forward(normal(*shape)).shape
     unknown = layer._output_shape((*[None] * (len(shape) - 1), F))
-    assert unknown == tuple(None if n in (N, T) else n for n in layer._output_shape(shape))
+    assert unknown == tuple(None if n in (N, T, T * F) else n for n in layer._output_shape(shape))
 
 
 # Dense and Activation -----------------------------------------------------------------------------
@@ -481,6 +498,86 @@ def test_backward_of_repeat_sums_over_the_steps():
     assert layer.backward(tape, np.array([[[1.0, 2], [30, 40], [500, 600]]])).dx.tolist() == [[531, 642]]
 
 
+# Reverse and Flatten --------------------------------------------------------------------------------
+
+
+def test_reverse_is_time_from_its_end():
+    x, tape, layer = normal(N, T, F), Tape(), Reverse()
+    y = layer.forward(x, tape=tape)
+    assert_same_bits(y, np.stack([x[:, t] for t in (3, 2, 1, 0)], axis=1))
+    assert not np.shares_memory(layer.forward(x[:, :1]), x)
+    dy = normal(N, T, F, seed=6)
+    assert_same_bits(layer.backward(tape, dy).dx, np.flip(dy, 1).copy())
+    assert layer.forward(x[:, :0]).shape == (N, 0, F)
+
+
+def test_reverse_takes_the_valid_steps_along():
+    x = normal(N, T, F)
+    steps = Steps(lengths=np.array([4, 1, 0]))
+    expected = [[True] * 4, [False, False, False, True], [False] * 4]
+    assert Reverse()._pass(x, None, steps, None)[2].mask.tolist() == expected
+    mask = Steps(mask=np.array(expected))
+    assert Reverse()._pass(x, None, mask, None)[2].valid(T).tolist() == steps.valid(T).tolist()
+    assert Reverse(keep_mask=True)._pass(x, None, steps, None)[2] is steps
+    assert Reverse()._pass(x, None, None, None)[2] is None
+
+
+def test_a_layer_between_two_reverses_walks_time_from_its_end():
+    one, other = LSTM(F, 4, rng=0), LSTM(F, 4, reverse=True, rng=0)
+    x = normal(N, T, F)
+    for lengths in (None, [4, 1, 0]):
+        expected, _ = Sequential([other]).forward(x, lengths=lengths)
+        assert_same_bits(Sequential([Reverse(), one, Reverse()]).predict(x, lengths=lengths), expected.copy())
+
+
+def test_flatten_puts_the_steps_side_by_side():
+    x, tape, layer = normal(N, T, F), Tape(), Flatten()
+    y = layer.forward(x.swapaxes(0, 1).copy().swapaxes(0, 1), tape=tape)
+    assert_same_bits(y, np.concatenate([x[:, t] for t in range(T)], axis=1))
+    dy = normal(N, T * F, seed=6)
+    assert_same_bits(layer.backward(tape, dy).dx, np.stack(np.split(dy, T, axis=1), axis=1))
+    assert layer.forward(x[:, :0]).shape == (N, 0)
+    assert layer.forward(x[:0]).shape == (0, T * F)
+    assert_same_bits(layer.forward(x[:, 0]), x[:, 0].copy())
+    assert not np.shares_memory(layer.forward(x), x)
+    assert layer._output_shape((None, None, 3)) == (None, None)
+
+
+def test_a_layer_behind_a_flatten_knows_the_features_of_all_steps():
+    lstm, dense = LSTM(F, 2, rng=0), Dense(2 * T, 3, rng=1)
+    model = Sequential([lstm, Sequential([Flatten(), dense])])
+    x = normal(N, T, F)
+    expected = dense.forward(lstm.forward(x.swapaxes(0, 1))[0].swapaxes(0, 1).reshape(N, 2 * T))
+    assert_same_bits(model.forward(x)[0], expected)
+    assert [row.output_shape for row in model.summary().rows] == [(None, None, 2), (None, None), (None, 3)]
+    for call in (model.forward, model.predict):
+        with pytest.raises(ValueError, match=r"layer '1', Dense\(8, 3\), does not take .* \(3, 6\), expected"):
+            call(x[:, :3])
+    first = Sequential([Flatten(), Dense(T * F, 2, rng=0)])
+    assert_same_bits(first.forward(x)[0], first.forward(x.reshape(N, T * F))[0])
+    history = first.fit(x, np.ones((N, 2)), loss="mse", optimizer=cylstm.SGD(lr=0.05), epochs=5, progress=False, rng=0)
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_a_flatten_streams_what_has_no_time_and_nothing_else():
+    lstm = LSTM(F, 2, rng=0)
+    model = Sequential([lstm, Last(), Flatten(), Dense(2, 1, rng=0)])
+    x = normal(T, F)
+    stream = model.stream()
+    assert_same_bits(np.stack([stream.step(row) for row in x])[-1], model.forward(x[None])[0][0])
+    assert_same_bits(model.stream().run(x)[-1], model.forward(x[None])[0][0])
+    with pytest.raises(ValueError, match=r"layer '1', Flatten\(\): Flatten can not stream: it needs all time steps"):
+        Sequential([lstm, Flatten()]).stream()
+    with pytest.raises(ValueError, match=r"layer '0', Reverse\(\): Reverse can not stream: its first step is the last"):
+        Sequential([Reverse(), lstm]).stream()
+
+
+def test_states_are_not_handed_on_through_a_reverse():
+    model = Sequential([Reverse(), LSTM(F, 2, rng=0)])
+    with pytest.raises(ValueError, match=r"stateful is given, but Reverse\(\) goes backwards in time"):
+        model.fit(ONES, ONES[..., :2], loss="mse", stateful=True, shuffle=False, batch_size=3)
+
+
 # Steps --------------------------------------------------------------------------------------------
 
 
@@ -505,7 +602,7 @@ def test_a_mask_of_no_steps_has_no_last_one():
 
 @every_dtype
 @pytest.mark.parametrize("batch_size", [None, 1, 7])
-@pytest.mark.parametrize("name", [name for name in LAYERS if name != "Repeat"])
+@pytest.mark.parametrize("name", sorted(LAYERS.keys() - {"Flatten", "Repeat", "Reverse"}))
 def test_steps_give_the_bits_of_forward(name, batch_size, dtype):
     layer = LAYERS[name][0](dtype)
     x = normal(T, *(() if batch_size is None else (batch_size,)), F, dtype=dtype)
@@ -575,6 +672,9 @@ ONES = np.ones((N, T, F), np.float32)
         (lambda: Last().forward(ONES[0]), ValueError, r"expected \(batch, seq_len, features\)"),
         (lambda: Last().forward(ONES, lengths=[1, 5, 2]), ValueError, r"lengths\[1\] is 5, expected 0 to seq_len=4"),
         (lambda: Last().forward(ONES, mask=ONES > 0), ValueError, r"mask has shape .*expected \(batch=3, seq_len=4\)"),
+        (lambda: Reverse(1), TypeError, "keep_mask is 1, expected True or False"),
+        (lambda: Reverse().forward(ONES[0]), ValueError, r"expected \(batch, seq_len, features\)"),
+        (lambda: Flatten().forward(ONES[0, 0]), ValueError, r"expected \(batch, seq_len, features\) or \(batch, feat"),
         (lambda: Repeat(2).forward(ONES), ValueError, r"x has shape \(3, 4, 5\), expected \(batch, features\)"),
         (lambda: Embedding(3, 2).forward(np.array([7])), ValueError, "has 7, expected 0 to num_embeddings - 1 = 2"),
         (lambda: Embedding(3, 2).forward(np.array([-1])), ValueError, "x has -1, expected 0 to"),

@@ -380,7 +380,7 @@ IN_PART_0 = {f"0.{name}": value for name, value in WEIGHTS.items()}
     [
         (None, {}, "the model is a NoneType, expected an object"),
         ([], {}, "the model is a list"),
-        ({}, {}, "the model is of class None, expected one of Activation, Dense"),
+        ({}, {}, "the model is of class None, expected one of Activation, Bidir"),
         (of(**{"class": "os.system"}), WEIGHTS, "the model is of class 'os.system', expected one of"),
         (of(**{"class": "reference"}), WEIGHTS, "of class 'reference'"),
         (of(**{"class": "Recurrent"}), WEIGHTS, "of class 'Recurrent'"),
@@ -501,3 +501,33 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         cylstm.load(tmp_path / "model")
     assert not marker.exists()
+
+
+def with_default_state(tmp_path):
+    """(the path, arrays and metadata of a file that has one)"""
+    layer = LSTM(2, 3, rng=0)
+    layer.default_state = np.full((1, 3), 2, np.float32), np.full((1, 3), 3, np.float32)
+    path = tmp_path / "model.safetensors"
+    Sequential([layer, Dense(3, 1, rng=0)]).save(path)
+    return path, *saving.read_file(path)
+
+
+def test_a_default_state_is_beside_the_parameters(tmp_path):
+    _, arrays, metadata = with_default_state(tmp_path)
+    assert arrays["0.default_state.h"].tolist() == [[2.0] * 3] and arrays["0.default_state.c"].tolist() == [[3.0] * 3]
+    assert metadata["architecture"]["parts"][0][1]["options"] == {}
+
+
+@pytest.mark.parametrize(("changed", "words"), [
+    ({"0.default_state.c": None}, "default_state c is a NoneType"),
+    ({"0.default_state.c": np.zeros((1, 4), np.float32)}, "default_state c has shape"),
+    ({"0.default_state.h": np.zeros((1, 3))}, "default_state h is of dtype float64"),
+    ({"0.default_state.z": np.zeros((1, 3), np.float32)}, "unexpected: default_state.z"),
+    ({"1.default_state.h": np.zeros((1, 3), np.float32)}, "unexpected: default_state.h"),
+], ids=str)  # fmt: skip
+def test_a_default_state_that_can_not_be_is_refused(changed, words, tmp_path):
+    path, arrays, metadata = with_default_state(tmp_path)
+    arrays = {name: value for name, value in {**arrays, **changed}.items() if value is not None}
+    saving.write_file(path, arrays, {"architecture": metadata["architecture"]})
+    with pytest.raises(ValueError, match=f"model.safetensors is damaged: .*{words}"):
+        cylstm.load(path)

@@ -1079,3 +1079,39 @@ def test_the_summary_names_layers_shapes_and_what_is_frozen():
     ]
     assert "(N, ?)" in str(Sequential([Last(), Activation("relu")]).summary())
     assert "(N, T, 2)" in str(Sequential([Dense(3, 2)]).summary())
+
+
+def test_a_model_begins_with_the_default_states_of_its_layers():
+    one, other = cylstm.LSTM(3, 4, rng=0), cylstm.GRU(4, 2, 2, rng=1)
+    model = cylstm.Sequential([one, cylstm.Sequential([cylstm.Masking(9.0), other])])
+    rng = np.random.default_rng(0)
+    h, c, both = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, 4), (1, 4), (2, 2)))
+    x = rng.standard_normal((3, 5, 3)).astype(np.float32)
+    rows = [part[:, None].repeat(3, axis=1) for part in (h, c, both)]
+    expected, _ = model.forward(x, [tuple(rows[:2]), [None, rows[2]]])
+    zeros, _ = model.forward(x)
+    one.default_state, other.default_state = (h, c), both
+    np.testing.assert_array_equal(model.forward(x)[0], expected)
+    np.testing.assert_array_equal(model.predict(x), expected)
+    stream = model.stream(3)
+    np.testing.assert_array_equal(stream.run(x.swapaxes(0, 1)).swapaxes(0, 1), expected)
+    stream.reset()
+    np.testing.assert_array_equal(stream.step(x[:, 0]), expected[:, 0])
+    stream.reset([None, [None, np.zeros((2, 3, 2), np.float32)]])
+    np.testing.assert_array_equal(stream.state[0][1][0], c.repeat(3, 0))
+    assert not stream.state[1][1].any()
+    one.default_state = other.default_state = None
+    np.testing.assert_array_equal(model.forward(x)[0], zeros)
+
+
+def test_a_gradient_that_is_not_given_is_zero_whatever_the_default_state():
+    model = cylstm.Sequential([cylstm.GRU(3, 4, rng=0), cylstm.Final(cylstm.LSTM(4, 2, rng=1))])
+    x, tape = np.ones((2, 5, 3), np.float32), cylstm.Tape()
+    default = np.full((1, 2), 0.5, np.float32)
+    model[1].layer.default_state = default, default
+    y, _ = model.forward(x, tape=tape)
+    found = model.backward(tape, y).dx
+    model[1].layer.default_state = None
+    start = np.full((1, 2, 2), 0.5, np.float32)
+    model.forward(x, [None, (start, start)], tape=tape)
+    np.testing.assert_array_equal(model.backward(tape, y).dx, found)

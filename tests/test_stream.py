@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from cylstm import LSTM, Stream, layers
+from cylstm import GRU, LSTM, Stream, layers
 
 T, N, I, H, L = 9, 3, 4, 6, 2  # noqa: E741
 
@@ -523,3 +523,30 @@ def test_a_chunk_in_progress_refuses_everyone_else_and_ends_as_if_alone(wide):
     thread.join()
     assert_same_bits(np.ascontiguousarray(results[0][-1]), states[2 * STEPS][0][-1])
     assert_same_state(stream.state, states[2 * STEPS])
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+@pytest.mark.parametrize("rows", [None, 0, 2])
+def test_a_stream_begins_with_the_default_state(kind, rows):
+    layer = kind(3, 4, 2, rng=0)
+    rng = np.random.default_rng(0)
+    default = [rng.standard_normal((2, 4)).astype(np.float32) for _ in layer._states]
+    before = layer.stream(rows)
+    layer.default_state = default if len(default) > 1 else default[0]
+    first = rng.standard_normal((3,) if rows is None else (rows, 3)).astype(np.float32)
+    x = np.stack([first, first])
+    expected = layer.forward(x if rows != 0 else np.zeros((2, 0, 3), np.float32))[0]
+    stream = layer.stream(rows)
+    np.testing.assert_array_equal(np.stack([stream.step(row) for row in x]), expected)
+    stream.reset()
+    np.testing.assert_array_equal(stream.run(x), expected)
+    other = pickle.loads(pickle.dumps(stream))
+    np.testing.assert_array_equal(other.step(first), stream.copy().step(first))
+    if rows != 0:  # what is set while a stream goes on counts from its next reset
+        assert (before.step(first) != expected[0]).any()
+    before.reset()
+    np.testing.assert_array_equal(before.step(first), expected[0])
+    layer.default_state = None
+    stream.reset()
+    state = stream.state
+    assert not np.any(state[0] if isinstance(state, tuple) else state)

@@ -71,6 +71,7 @@ def crossentropy(cnp.ndarray y, label, cnp.ndarray q, q_sum):
             table, n, classes, <const float *>cnp.PyArray_DATA(y), labels, <const float *>cnp.PyArray_DATA(q), q_step,
             <const float *>sums, <float *>cnp.PyArray_DATA(gradient),
         )
+        total = <float>total  # here infinity comes without a warning
     else:
         total = rows[double](
             table, n, classes, <const double *>cnp.PyArray_DATA(y), labels, <const double *>cnp.PyArray_DATA(q), q_step,

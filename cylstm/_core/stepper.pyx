@@ -141,6 +141,8 @@ cdef class Stepper:
         for slot in range(2):
             for k in range(self.num_layers):
                 self._point(&self.rows[slot * self.num_layers + k], slot, k)
+        if layer._default is not None:
+            self._set(None)
 
     def __dealloc__(self):
         cdef Py_ssize_t k
@@ -277,8 +279,8 @@ cdef class Stepper:
         return [self.h[self.slot]] if self.c is None else [self.h[self.slot], self.c[self.slot]]
 
     def _set(self, states):
-        """Copy arrays, or zeros if None, into the current state."""
-        for part, state in zip(self._get(), states or (0, 0)):
+        """Copy arrays, or for None those of the layer's default state or zeros, into the current state."""
+        for part, state in zip(self._get(), states or self.layer._default or (0, 0)):
             part[...] = state
 
     def _back(self):

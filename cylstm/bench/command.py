@@ -11,12 +11,6 @@ from .cases import parse
 # A step small and large, a sequence, a batch and a training: about a minute with five peers.
 QUICK = ("step-8-16", "step-64-128", "seq-64-128", "batch-8x50-64-128", "train-16x50-32-64")
 
-EXAMPLES = """examples:
-  python -m cylstm bench --peers numpy,torch --json now.json
-  python -m cylstm bench --cases step-40-80,gru-seq-1x200-40-80 --python tract=/opt/tract/bin/python
-  python -m cylstm bench --compare before.json now.json
-  python -m cylstm bench --compare now.json --contenders ours,torch:cell"""
-
 SCHEMA = 1  # of the JSON
 
 
