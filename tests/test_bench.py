@@ -187,11 +187,16 @@ def test_single_calls_are_timed_without_what_is_between_them():
 
     job = Job("call()", {"call": call}, None)
     clock = timing.Clock(SimpleNamespace(timeit=lambda number: 1.0), job)
-    found = clock.tail(4, gap=0.005)
+    found = clock.tail(4, 1, gap=0.005)
     assert 0.0019 < found["p50"] < 0.0045
     assert found["calls"] == 4 and found["p99"] is None
     assert min(np.diff(calls)[-3:]) > 0.0069
-    assert clock.tail(2, gap=0.005)["calls"] == 6 and clock.tail(1)["calls"] == 1
+    assert clock.tail(2, 1, gap=0.005)["calls"] == 6 and clock.tail(1, 1)["calls"] == 1
+
+
+def test_slow_calls_are_timed_for_a_while_and_no_longer():
+    clock = timing.Clock(SimpleNamespace(timeit=lambda number: 1.0), Job("sleep(0.01)", {"sleep": time.sleep}, None))
+    assert 1 <= clock.tail(1000, 0.03)["calls"] <= 4
 
 
 def test_a_time_is_that_of_one_call():
@@ -270,7 +275,8 @@ def test_the_quick_benchmark_checks_times_and_writes(tmp_path, monkeypatch, caps
     results = run["cases"][0]["results"]
     assert set(results) == {"ours", "numpy"}
     for result in results.values():
-        assert (result["status"], len(result["seconds"]), result["single"]["calls"]) == ("right", 1, 2000)
+        assert (result["status"], len(result["seconds"])) == ("right", 1)
+        assert 100 <= result["single"]["calls"] <= 2000
         assert 1e-8 < result["single"]["p99"] < 1
     assert run["builds"]["ours"]["openblas_coretype_variable"] == "None"  # as it was for NumPy
     assert os.environ["OPENBLAS_CORETYPE"] == "Haswell"

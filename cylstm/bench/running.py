@@ -50,7 +50,8 @@ class Plan:
     last_core: int | None = None
     before: Path | None = None  # a folder that holds another build of cylstm
     pythons: dict = field(default_factory=dict)  # {library: the Python that has it}
-    tail_calls: int = 2000  # calls of a round that are timed one by one; of steps
+    tail_calls: int = 2000  # steps of a round that are timed one by one
+    tail_seconds: float = 0.25  # at most
     gap_calls: int = 0  # the same with a gap before each
     gap_seconds: float = 0.01
 
@@ -205,9 +206,9 @@ def _take_turn(case, process, result, plan):
     settle = _SETTLE_SECONDS if plan.threads > 1 else 0.0
     requests = {"seconds": ("measure", plan.block_seconds, settle)}
     if case.kind == "step":
-        requests["single"] = ("tail", plan.tail_calls)
+        requests["single"] = ("tail", plan.tail_calls, plan.tail_seconds)
         if plan.gap_calls:
-            requests["idle"] = ("tail", plan.gap_calls, plan.gap_seconds)
+            requests["idle"] = ("tail", plan.gap_calls, 2 * plan.gap_calls * plan.gap_seconds, plan.gap_seconds)
     for key, request in requests.items():
         status, detail = process.ask(*request)
         if status != "done":

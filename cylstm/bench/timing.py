@@ -11,10 +11,12 @@ _LEAST_SAMPLES = 3
 
 # The statement stands in the loop itself, as timeit does it: no wrapper is timed with it.
 _SINGLE = """
-def single(_calls, _wait):
+def single(_calls, _wait, _end):
     _spent = []
     for _ in range(_calls):
         _wait()
+        if _clock() > _end:
+            break
         _start = _clock()
         {statement}
         _spent.append(_clock() - _start)
@@ -37,7 +39,7 @@ def percentile(values, percent):
 
 
 def _compiled(statement, names):
-    """A function (calls, wait) that gives the nanoseconds of each call of the statement."""
+    """A function (calls, wait, end by the clock) that gives the nanoseconds of each call of the statement."""
     scope = {**names, "_clock": time.perf_counter_ns}
     exec(_SINGLE.format(statement=statement), scope)
     return scope["single"]
@@ -72,8 +74,8 @@ class Clock:
             samples.append(self._timer.timeit(self._calls) / self._calls)
         return statistics.median(samples)
 
-    def tail(self, calls, gap=0.0):
-        """Time ``calls`` more calls one by one, ``gap`` seconds before each; describe all such calls so far.
+    def tail(self, calls, seconds, gap=0.0):
+        """Time ``calls`` more calls one by one, or those of some seconds, each after a gap; describe all so far.
 
         What the clock itself takes, measured beside them, is subtracted.
 
@@ -83,10 +85,11 @@ class Clock:
             ``calls`` and, in seconds, ``p50``, ``p99`` and ``p99.9``, None where the calls are too few for one.
         """
         gathered = self._gathered.setdefault(gap, [])
-        empty = statistics.median(_compiled("pass", {})(101, _nothing))
+        empty = statistics.median(_compiled("pass", {})(101, _nothing, math.inf))
         wait = (lambda: time.sleep(gap)) if gap else _nothing
-        self._single(1, _nothing)  # the first one pays for what others left in the caches
-        gathered += [max(0, spent - empty) for spent in self._single(calls, wait)]
+        self._single(1, _nothing, math.inf)  # the first one pays for what others left in the caches
+        end = time.perf_counter_ns() + seconds * 1e9
+        gathered += [max(0, spent - empty) for spent in self._single(calls, wait, end)]
         found = {f"p{percent}": percentile(gathered, percent) for percent in (50, 99, 99.9)}
         seconds = {name: None if value is None else value * 1e-9 for name, value in found.items()}
         return {"calls": len(gathered), **seconds}
