@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import cylstm
 from cylstm import __main__
 from cylstm.bench import checking, command, machine, report, running, timing, worker
 from cylstm.bench.cases import make_data, parse
@@ -38,8 +39,10 @@ def full(monkeypatch):
 
 @pytest.fixture
 def one_thread(monkeypatch):
-    for name, value in machine.environment(1)[0].items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = cylstm.get_num_threads()
+    yield
+    cylstm.set_num_threads(threads)  # a contender sets them
 
 
 def entry(case="step-3-4", **seconds):
@@ -266,11 +269,13 @@ def test_what_can_not_be_compared_is_refused(content, contenders, message, tmp_p
 def test_the_quick_benchmark_checks_times_and_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(running, "limits", lambda plan: {})
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("NUMBA_CPU_NAME", "haswell")
     file = tmp_path / "now.json"
     options = ["--cases", "step-3-4", "--peers", "numpy", "--rounds", "1", "--block-ms", "1", "--json", str(file)]
     assert __main__.main(["bench", *options]) == 0
     printed = capsys.readouterr().out
-    assert "| step-3-4 | " in printed and "unset    OPENBLAS_CORETYPE=Haswell" in printed
+    assert "| step-3-4 | " in printed
+    assert "unset    OPENBLAS_CORETYPE=Haswell\nheld     NUMBA_CPU_NAME=haswell\n" in printed
     run = command.read(file)["runs"][0]
     results = run["cases"][0]["results"]
     assert set(results) == {"ours", "numpy"}

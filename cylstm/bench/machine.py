@@ -15,6 +15,11 @@ _THREADS = (
 )  # fmt: skip
 # These hold OpenBLAS to other kernels or blocks than it would choose: unfair to NumPy.
 _UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+# These hold a library to an instruction set: left as they are, for comparisons at one level, and recorded.
+_HOLDING = (
+    "CYLSTM_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES", "NUMBA_CPU_NAME",
+    "ONEDNN_MAX_CPU_ISA", "XLA_FLAGS",
+)  # fmt: skip
 
 
 def choose_cores(threads, last=None):
@@ -40,6 +45,11 @@ def environment(threads):
     removed = {name: os.environ[name] for name in _UNSET if name in os.environ}
     kept = {name: value for name, value in os.environ.items() if name not in removed}
     return {**kept, **dict.fromkeys(_THREADS, str(threads))}, removed
+
+
+def held():
+    """{variable: value} of what holds a library to an instruction set."""
+    return {name: os.environ[name] for name in _HOLDING if name in os.environ}
 
 
 def pin(cores):

@@ -68,7 +68,8 @@ def head(record):
     for name, build in run["builds"].items():
         lines.append(f"{name:<9}{', '.join(f'{key}: {value}' for key, value in build.items())}")
     lines.append(f"packages {', '.join(f'{name} {v}' for name, v in run['versions'].items())}")
-    lines.append(f"unset    {', '.join(f'{name}={v}' for name, v in run['unset'].items()) or 'nothing'}")
+    for key in ("unset", "held"):
+        lines.append(f"{key:<9}{', '.join(f'{name}={v}' for name, v in run[key].items()) or 'nothing'}")
     lines += [f"{why:<9}{name}: {detail}" for why in ("absent", "failed") for name, detail in run[why].items()]
     if limits := record["limits"]:
         gemm = ", ".join(f"{name} {rate:.0f}" for name, rate in limits["gemm_gflops"].items())

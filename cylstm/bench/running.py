@@ -231,7 +231,7 @@ def run(plan, report=None):
     cores = machine.choose_cores(plan.threads, plan.last_core)
     _, removed = machine.environment(plan.threads)
     processes, found = start(plan, cores)
-    found |= {"threads": plan.threads, "cores": cores, "unset": removed, "rounds": plan.rounds,
+    found |= {"threads": plan.threads, "cores": cores, "unset": removed, "held": machine.held(), "rounds": plan.rounds,
               "block_seconds": plan.block_seconds, "cases": []}  # fmt: skip
     try:
         with tempfile.TemporaryDirectory() as folder:

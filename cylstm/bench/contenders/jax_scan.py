@@ -14,7 +14,8 @@ from ..machine import threads
 from . import Job, Unsupported
 
 if threads() == 1:
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    one = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {one}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
