@@ -11,6 +11,7 @@ try:
     import torch
 except ImportError as error:
     raise ImportError(f"cylstm.torch needs PyTorch, which can not be imported: {error}") from error
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from . import layers
@@ -159,7 +160,11 @@ class _OnCylstm:
 
     def _forward(self, input, hx):
         states = () if hx is None else _as_tuple(hx)
-        if isinstance(input, PackedSequence):
+        packed = isinstance(input, PackedSequence)
+        for name, value in [("input", input.data if packed else input), *(("hx", state) for state in states)]:
+            if not isinstance(value, torch.Tensor):
+                raise TypeError(f"{name} is a {type(value).__name__}, expected a torch.Tensor")
+        if packed:
             return self._forward_packed(input, states)
         if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
             axes = "batch, seq_len" if self.batch_first else "seq_len, batch"
@@ -229,6 +234,8 @@ class _OnCylstm:
 
 
 def _check(name, tensor, dtype):
+    if forward_ad.unpack_dual(tensor).tangent is not None:  # which a forward in NumPy would lose
+        raise RuntimeError(f"{name} has a tangent: modules of cylstm.torch have no forward-mode derivatives")
     if tensor.device.type != "cpu":
         raise ValueError(f"{name} is on {tensor.device}, expected the CPU")
     if dtype not in _DTYPES:

@@ -216,6 +216,24 @@ def test_a_second_derivative_is_an_error_and_not_zero():
         first.square().sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # which PyTorch's make_dual calls
+@pytest.mark.parametrize("of_weights", [False, True])
+def test_a_forward_mode_derivative_is_an_error_and_not_zero(of_weights):
+    _, gru = modules("GRU", 3, 4)
+    gru.requires_grad_(False)
+    x = torch.ones(5, 2, 3)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual
+        if of_weights:
+            weight = gru.weight_hh_l0
+            del gru.weight_hh_l0
+            gru.weight_hh_l0 = dual(weight.detach(), torch.ones_like(weight))
+        else:
+            x = dual(x, torch.ones_like(x))
+        with pytest.raises(RuntimeError, match="has a tangent: modules"):
+            gru(x)
+
+
 def test_gradients_of_a_part_of_the_outputs():
     theirs, ours = modules("LSTM", 3, 4, **DOUBLE)
     x = torch.randn(5, 2, 3, **DOUBLE)
@@ -326,6 +344,8 @@ def test_a_module_is_double_or_float():
         ((torch.ones(5, 2, 3), (torch.ones(1, 2, 4), torch.ones(1, 3, 4))), ValueError, "state c has shape"),
         ((torch.ones(5, 2, 3), (torch.ones(1, 4), torch.ones(1, 4))), ValueError, "state h has shape"),
         ((torch.ones(5, 2, 3), (torch.ones(1, 2, 4).double(),) * 2), TypeError, "hx is of dtype torch.float64"),
+        ((torch.ones(5, 2, 3), (None, None)), TypeError, "hx is a NoneType, expected a torch"),
+        ((torch.ones(5, 2, 3).numpy(),), TypeError, "input is a ndarray, expected a torch"),
     ],
 )
 def test_what_does_not_fit_is_said(arguments, error, words):
@@ -516,6 +536,23 @@ def test_modules_that_no_layer_is_like(module, words):
         cylstm.from_torch(module)
 
 
+def test_hooks_that_may_change_numbers_are_no_part_of_a_layer():
+    from torch.nn.utils import prune
+
+    doubled = nn.LSTM(3, 4)
+    doubled.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
+    halved = nn.Sequential(nn.ReLU(), nn.Linear(3, 4))
+    handle = halved[1].register_forward_pre_hook(lambda module, args: args[0] / 2)
+    pruned = prune.l1_unstructured(nn.Linear(3, 4), "weight", 0.5)
+    for module, words in (
+        (doubled, "^it has the hook .*lambda"), (halved, "^1: it has the hook"), (pruned, "L1Unstructured, .*remove"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            cylstm.from_torch(module)
+    handle.remove()
+    assert repr(cylstm.from_torch(halved)) == "Sequential([Activation('relu'), Dense(3, 4)])"
+
+
 def test_a_module_says_all_by_itself():
     with pytest.raises(ValueError, match="batch_first came with a module, which says it itself"):
         cylstm.from_torch(nn.LSTM(3, 4), batch_first=True)
@@ -548,6 +585,10 @@ def test_weights_that_are_computed():
         old.weight_hh_l0_g.mul_(2)  # the weight itself follows in the next forward
     new = nn.LSTM(3, 4)
     nn.utils.parametrizations.weight_norm(new, "weight_hh_l0")
+    spectral = nn.utils.spectral_norm(nn.Linear(3, 4)).eval()
+    with torch.no_grad():
+        spectral.weight_orig.add_(1)  # the weight itself follows in the next forward
+    assert_close(torch.from_numpy(cylstm.from_torch(spectral).forward(x.numpy())), spectral(x).detach(), 2e-5)
     for module in (old, new):
         y, _ = cylstm.from_torch(module).forward(x.numpy())
         assert_close(torch.from_numpy(y), module(x)[0].detach(), 2e-5)

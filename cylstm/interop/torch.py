@@ -455,18 +455,34 @@ def _from_module(where, module, dtype):
             f" alone: expected one of {', '.join(sorted(_MODULES))} of torch.nn. {_modules_in(module)}"
         )
     make = _MODULES[_kind_of(module)]
-    if make is None:
-        return _of_sequential(where, module, dtype)
     try:
-        return make(module, dtype)
+        _check_hooks(module)
+        if make is not None:
+            return make(module, dtype)
     except ValueError as error:
         raise ValueError(f"{where}: {error}" if where else str(error)) from None
+    return _of_sequential(where, module, dtype)
+
+
+# Hooks that make a parameter before each forward, and what they take to make it.
+_MAKERS = {"WeightNorm": (), "SpectralNorm": (False,)}
+
+
+def _check_hooks(module):
+    """That nothing is done to what goes in or comes out of a module."""
+    for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+        if type(hook).__name__ not in _MAKERS:
+            name = getattr(hook, "__qualname__", type(hook).__name__)
+            raise ValueError(
+                f"it has the hook {name}, and what that does to its numbers is in code alone: remove it (of pruning, by"
+                " torch.nn.utils.prune.remove), or give the state_dict"
+            )
 
 
 def _parameters(module, names):
-    """{name: array} of a module's parameters; those that weight_norm makes before each forward as it would."""
-    hooks = getattr(module, "_forward_pre_hooks", {}).values()
-    made = {hook.name: hook.compute_weight(module) for hook in hooks if type(hook).__name__ == "WeightNorm"}
+    """{name: array} of a module's parameters; those that hooks make before each forward as they would."""
+    hooks = [hook for hook in module._forward_pre_hooks.values() if type(hook).__name__ in _MAKERS]
+    made = {hook.name: hook.compute_weight(module, *_MAKERS[type(hook).__name__]) for hook in hooks}
     return {name: _array(name, made[name] if name in made else getattr(module, name)) for name in names}
 
 
