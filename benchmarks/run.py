@@ -19,6 +19,7 @@ from shapes import GROUPS, TARGETS  # noqa: E402
 
 from cylstm.bench import command, footprint, machine, report, running  # noqa: E402
 from cylstm.bench.cases import parse  # noqa: E402
+from cylstm.bench.contenders import CONTENDERS, OURS  # noqa: E402
 
 
 def _cases(text):
@@ -50,6 +51,9 @@ def parse_arguments(argv=None):
         "--publish", action="store_true", help="write results/, and README's table and plot from it; needs matplotlib"
     )
     arguments = parser.parse_args(argv)
+    if arguments.peers is None:
+        # The reference is no peer: all are checked against it, and it would take a third of the time.
+        arguments.peers = sorted({contender.package for contender in CONTENDERS} - {OURS, "reference"})
     if arguments.publish:
         published.check(machine.commit())
         arguments.json = arguments.json or against.cache_folder() / "last.json"
