@@ -20,6 +20,10 @@ EXAMPLES = {
     "verify": ["verify model.safetensors model.onnx",
                "verify model.keras expected.npz                  (the arrays x and y, or one for each layer)",
                "verify model.pt --batch-first model.onnx --shape 4,50,40 --seed 1"],
+    "bench": ["bench --peers numpy,torch --json now.json",
+              "bench --cases step-40-80,gru-seq-1x200-40-80 --python tract=/opt/tract/bin/python",
+              "bench --compare before.json now.json",
+              "bench --compare now.json --contenders ours,torch:cell"],
 }  # fmt: skip
 
 # What a loader may have to be told: (flag, option, how argparse reads it, help).
@@ -264,6 +268,11 @@ def _parser():
         help="whether the reference has time first (default: found out)",
     )  # fmt: skip
     _add_said(verify)
+
+    from cylstm.bench import command
+
+    text = "time cylstm beside the libraries that are installed, each checked first; about a minute"
+    command.add_quick_options(add("bench", command.quick, text))
     return parser
 
 

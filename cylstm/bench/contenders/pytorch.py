@@ -1,15 +1,16 @@
 """PyTorch: nn.LSTM (oneDNN's kernels for inference) and nn.LSTMCell under inference_mode, or GRU and RNN, all
-also traced and frozen; training by autograd, the gradient of y handed to it."""
+also traced and frozen; ragged batches packed; training by autograd, the gradient of y handed to it."""
 
 import contextlib
 import warnings
 
 import torch
-from shapes import BIAS_CHANGE, as_state, states_of
 
-from contenders import Job
+from ..cases import BIAS_CHANGE, as_state, states_of
+from ..machine import threads
+from . import Job
 
-torch.set_num_threads(1)
+torch.set_num_threads(threads())
 torch.set_num_interop_threads(1)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
@@ -33,13 +34,15 @@ def _layer(case, data):
         case.hidden_size,
         num_layers=case.num_layers,
         bidirectional=case.bidirectional,
+        dtype=getattr(torch, case.dtype),
     )
     module.load_state_dict(_tensors(data))
     return module
 
 
 def _cell(case, data):
-    module = getattr(torch.nn, case.cell.upper() + "Cell")(case.input_size, case.hidden_size)
+    kind = getattr(torch.nn, case.cell.upper() + "Cell")
+    module = kind(case.input_size, case.hidden_size, dtype=getattr(torch, case.dtype))
     module.load_state_dict({name[:-3]: value for name, value in _tensors(data).items()})
     return module.eval()
 
@@ -64,7 +67,7 @@ def _stepping(case, call, x, state):
 
 
 def _zero_state(case, data, shape):
-    return as_state(torch.zeros(shape) for _ in states_of(case, data))
+    return as_state(torch.zeros(shape, dtype=getattr(torch, case.dtype)) for _ in states_of(case, data))
 
 
 def prepare_layer(case, data):
@@ -76,7 +79,19 @@ def prepare_layer(case, data):
     module.eval()
     if case.kind == "step":
         return _stepping(case, module, x, _zero_state(case, data, (1, 1, case.hidden_size)))
+    if case.ragged:
+        return _packed(module, x, torch.from_numpy(data.lengths))
     return Job("layer(x)", {"layer": module, "x": x}, lambda: {"y": module(x)[0].numpy()})
+
+
+def _packed(module, x, lengths):
+    rnn = torch.nn.utils.rnn
+
+    def forward():
+        y, _ = module(rnn.pack_padded_sequence(x, lengths, enforce_sorted=False))
+        return rnn.pad_packed_sequence(y, total_length=len(x))[0]
+
+    return Job("forward()", {"forward": forward}, lambda: {"y": forward().numpy()})
 
 
 def prepare_traced_layer(case, data):

@@ -1,25 +1,28 @@
 """cylstm, called as its documentation says."""
 
 import numpy as np
-from shapes import BIAS_CHANGE, as_state, by_name, states_of
 
 import cylstm
-from contenders import Job
+
+from ..cases import BIAS_CHANGE, as_state, by_name, states_of
+from ..machine import threads
+from . import Job
 
 
 def prepare(case, data):
-    cylstm.set_num_threads(1)
+    cylstm.set_num_threads(threads())
     layer = getattr(cylstm, case.cell.upper())(
         case.input_size,
         case.hidden_size,
         num_layers=case.num_layers,
         bidirectional=case.bidirectional,
+        dtype=case.dtype,
     )
     layer.load_state_dict(data.parameters)
     if case.kind == "step":
         step = layer.stream().step
         x = data.x[0, 0]
-        out = np.empty(case.hidden_size, np.float32)
+        out = np.empty(case.hidden_size, case.dtype)
         return Job(
             "step(x, out=out)",
             {"step": step, "x": x, "out": out},
@@ -27,17 +30,16 @@ def prepare(case, data):
         )
     if case.kind == "train":
         return _training(layer, case, data)
-    return Job(
-        "forward(x)",
-        {"forward": layer.forward, "x": data.x},
-        lambda: {"y": layer.forward(data.x)[0]},
-    )
+    names = {"forward": layer.forward, "x": data.x, "lengths": data.lengths}
+    if case.ragged:
+        return Job("forward(x, lengths=lengths)", names, lambda: {"y": layer.forward(data.x, lengths=data.lengths)[0]})
+    return Job("forward(x)", names, lambda: {"y": layer.forward(data.x)[0]})
 
 
 def _training(layer, case, data):
     tape = cylstm.Tape()
     state = as_state(states_of(case, data).values())
-    change = np.float32(BIAS_CHANGE)
+    change = np.dtype(case.dtype).type(BIAS_CHANGE)
 
     def iterate():
         with layer.writable() as parameters:

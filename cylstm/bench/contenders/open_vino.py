@@ -1,4 +1,4 @@
-"""OpenVINO: LSTMSequence, or LSTMCell for a step, one inference thread, latency hint, float32
+"""OpenVINO: the sequence of the cell, or the cell itself for a step, latency hint, float32
 (the default on a processor with AMX is bfloat16), tensors bound to the request.
 
 Steps run two ways: two requests that take turns, so that one's outputs are the other's inputs;
@@ -10,10 +10,12 @@ import openvino as ov
 from openvino import opset13 as op
 from openvino.op.util import Variable, VariableInfo
 
-from contenders import Job
+from ..cases import states_of
+from ..machine import threads
+from . import Job
 
 _CONFIG = {
-    "INFERENCE_NUM_THREADS": 1,
+    "INFERENCE_NUM_THREADS": threads(),
     "NUM_STREAMS": 1,
     "PERFORMANCE_HINT": "LATENCY",
     "INFERENCE_PRECISION_HINT": "f32",
@@ -21,20 +23,36 @@ _CONFIG = {
 }
 
 
-def _fico(weight):
-    i, f, g, o = np.split(weight, 4)
-    return np.concatenate([f, i, g, o])
+# PyTorch's gates, by number, in the order of OpenVINO: f i c o; z r h.
+_ORDER = {"lstm": (1, 0, 2, 3), "gru": (1, 0, 2), "rnn": (0,)}
+_OF_CELL = {
+    "gru": {"linear_before_reset": True},
+    "rnn": {"activations": ["tanh"], "activations_alpha": [], "activations_beta": []},
+}
 
 
-def _weights(parameters, suffixes):
-    """W (D, 4H, I), R (D, 4H, H), B (D, 4H)."""
+def _ordered(case, weight):
+    parts = np.split(weight, len(_ORDER[case.cell]))
+    return np.concatenate([parts[number] for number in _ORDER[case.cell]])
+
+
+def _bias(case, of_x, of_h):
+    """(G*H,), of a GRU (4*H,): z, r, h of x, h of h."""
+    of_x, of_h = _ordered(case, of_x), _ordered(case, of_h)
+    if case.cell != "gru":
+        return of_x + of_h
+    H = case.hidden_size
+    return np.concatenate([of_x[: 2 * H] + of_h[: 2 * H], of_x[2 * H :], of_h[2 * H :]])
+
+
+def _weights(case, parameters, suffixes):
+    """W (D, G*H, I), R (D, G*H, H), B (D, G*H or, of a GRU, 4*H)."""
     p = parameters
-    stacks = (
-        [p[f"weight_ih_{s}"] for s in suffixes],
-        [p[f"weight_hh_{s}"] for s in suffixes],
-        [p[f"bias_ih_{s}"] + p[f"bias_hh_{s}"] for s in suffixes],
-    )
-    return [np.stack([_fico(array) for array in stack]) for stack in stacks]
+    return [
+        np.stack([_ordered(case, p[f"weight_ih_{s}"]) for s in suffixes]),
+        np.stack([_ordered(case, p[f"weight_hh_{s}"]) for s in suffixes]),
+        np.stack([_bias(case, p[f"bias_ih_{s}"], p[f"bias_hh_{s}"]) for s in suffixes]),
+    ]
 
 
 def _constants(arrays):
@@ -48,30 +66,31 @@ def _compile(model):
 def _sequence_model(case, data):
     """x (B, T, I) -> y (B, D, T, H), between layers (B, T, D*H)."""
     B, T, D, H = case.batch, case.seq_len, case.directions, case.hidden_size
-    x = op.parameter([B, T, case.input_size], np.float32)
+    x, lengths = op.parameter([B, T, case.input_size], np.float32), op.parameter([B], np.int32)
     value = x
     for layer in range(case.num_layers):
         if layer:
             value = op.transpose(value, op.constant([0, 2, 1, 3]))
             value = op.reshape(value, op.constant([B, T, D * H]), False)
         zeros = np.zeros((B, D, H), np.float32)
-        value = op.lstm_sequence(
+        value = getattr(op, f"{case.cell}_sequence")(
             value,
-            op.constant(zeros),
-            op.constant(zeros),
-            op.constant(np.full(B, T, np.int32)),
-            *_constants(_weights(data.parameters, [f"l{layer}", f"l{layer}_reverse"][:D])),
+            *_constants([zeros for _ in states_of(case, data)]),
+            lengths if case.ragged else op.constant(np.full(B, T, np.int32)),
+            *_constants(_weights(case, data.parameters, [f"l{layer}", f"l{layer}_reverse"][:D])),
             H,
             "bidirectional" if case.bidirectional else "forward",
+            **_OF_CELL.get(case.cell, {}),
         ).output(0)
-    return ov.Model([value], [x], case.name)
+    return ov.Model([value], [x, lengths] if case.ragged else [x], case.name)
 
 
-def _cell(case, data, x, h, c):
-    """x (1, I), h, c (1, H) -> h_n, c_n (1, H)."""
-    weights = [array[0] for array in _weights(data.parameters, ["l0"])]
-    cell = op.lstm_cell(x, h, c, *_constants(weights), case.hidden_size)
-    return cell.output(0), cell.output(1)
+def _cell(case, data, x, states):
+    """x (1, I), states each (1, H) -> new states."""
+    weights = [array[0] for array in _weights(case, data.parameters, ["l0"])]
+    make = getattr(op, f"{case.cell}_cell")
+    cell = make(x, *states, *_constants(weights), case.hidden_size, **_OF_CELL.get(case.cell, {}))
+    return [cell.output(k) for k in range(len(states))]
 
 
 def _bind(compiled, inputs, outputs):
@@ -89,22 +108,22 @@ def prepare_bound(case, data):
     B, T, D, H = case.batch, case.seq_len, case.directions, case.hidden_size
     y = np.empty((B, D, T, H), np.float32)
     x = np.ascontiguousarray(data.x.transpose(1, 0, 2))
-    request = _bind(_compile(_sequence_model(case, data)), [x], [y])
+    inputs = [x, data.lengths.astype(np.int32)] if case.ragged else [x]
+    request = _bind(_compile(_sequence_model(case, data)), inputs, [y])
 
     def check():
         request.infer(share_outputs=True)
         return {"y": y.transpose(2, 0, 1, 3).reshape(T, B, D * H)}
 
     names = {"infer": request.infer}
-    return Job("infer(share_outputs=True)", names, check, alive=(x, y))
+    return Job("infer(share_outputs=True)", names, check, alive=(inputs, y))
 
 
 def _alternating(case, data):
-    widths = (case.input_size, case.hidden_size, case.hidden_size)
-    x, h, c = (op.parameter([1, n], np.float32) for n in widths)
-    compiled = _compile(ov.Model(list(_cell(case, data, x, h, c)), [x, h, c], case.name))
+    x, *states = (op.parameter(array[0].shape, np.float32) for array in (data.x, *states_of(case, data).values()))
+    compiled = _compile(ov.Model(_cell(case, data, x, states), [x, *states], case.name))
     x = data.x[0]
-    here, there = ([data.h_0[0].copy(), data.c_0[0].copy()] for _ in range(2))
+    here, there = ([array[0].copy() for array in states_of(case, data).values()] for _ in range(2))
     now = _bind(compiled, [x, *here], there)
     then = _bind(compiled, [x, *there], here)
     h_now, h_then = there[0], here[0]
@@ -135,14 +154,14 @@ def prepare_stateful(case, data):
     x = op.parameter([1, case.input_size], np.float32)
     shape = [1, case.hidden_size]
     zeros = op.constant(np.zeros(shape, np.float32))
-    variables = [_variable(name, shape) for name in ("h", "c")]
-    state = [op.read_value(zeros, variable) for variable in variables]
-    h_n, c_n = _cell(case, data, x, *state)
+    variables = [_variable(name, shape) for name in states_of(case, data)]
+    states = [op.read_value(zeros, variable) for variable in variables]
+    new = _cell(case, data, x, states)
     # assign takes a node and not one of its outputs: hence the concatenations of one.
-    nodes = [op.concat([value], 0) for value in (h_n, c_n)]
+    nodes = [op.concat([value], 0) for value in new]
     sinks = [op.assign(*pair) for pair in zip(nodes, variables, strict=True)]
     h = np.empty(shape, np.float32)
-    model = ov.Model([op.result(h_n)], sinks, [x], case.name)
+    model = ov.Model([op.result(new[0])], sinks, [x], case.name)
     request = _bind(_compile(model), [data.x[0]], [h])
 
     def check():

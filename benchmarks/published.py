@@ -1,0 +1,95 @@
+"""What README shows of a run: a results file, a table and a plot made from it. ``run.py --publish``, or from a file
+
+    python benchmarks/published.py results/FILE.json
+"""
+
+import importlib.util
+import re
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import plots  # noqa: E402
+from shapes import GROUPS  # noqa: E402
+
+from cylstm.bench import command, report  # noqa: E402
+
+BEGIN, END = "<!-- benchmarks/run.py --publish: begin -->", "<!-- benchmarks/run.py --publish: end -->"
+SHOWN = ("step", "seq", "batch", "train")  # all cases of these groups, whoever is faster
+
+
+def check(commit, root=ROOT):
+    """Say before the run what would keep it from being published: a ValueError."""
+    if not commit or "changes" in commit:
+        raise ValueError(f"not published: the build is of commit {commit}, expected one without changes")
+    text = (root / "README.md").read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"README.md has no lines {BEGIN} and {END}, once each, for the figures to stand between")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--publish draws with matplotlib: pip install 'cylstm[plot]'")
+
+
+def file_name(record):
+    """CPU and day, of letters that any file system takes."""
+    cpu = re.sub(r"\W+", "-", re.sub(r"\((R|TM)\)|CPU|Processor|@.*", "", record["cpu"])).strip("-").lower()
+    return f"{cpu}-{record['date'][:10]}"
+
+
+def figures(record, name):
+    """The lines between README's marks."""
+    shown = [case for group in SHOWN for case in GROUPS[group]]
+    rows = []
+    for run in record["runs"]:
+        for entry in run["cases"]:
+            best = report.best_peer(entry)
+            if entry["case"] in shown and "ours" in report.times_of(entry):
+                times = {n: report.microseconds(statistics.median(s)) for n, s in report.times_of(entry).items()}
+                theirs = f"{times[best]} ({best})" if best else "-"
+                ratio = report.ratio_text(report.paired_ratio(entry, best))
+                rows.append([entry["case"], run["threads"], times["ours"], theirs, ratio])
+    run = record["runs"][0]
+    packages = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
+    absent = f" Not measured: {', '.join([*run['absent'], *run['failed']])}." if run["absent"] or run["failed"] else ""
+    folder = "benchmarks/results"
+    return "\n".join([
+        f"{record['cpu']}, level {run['builds']['ours']['level']}, {record['date'][:10]}, commit {record['commit']},"
+        f" Python {record['python']}, {packages}.{absent} Medians of {run['rounds']} rounds in microseconds; the ratio"
+        f" is paired by round, its quartiles in brackets. [All numbers]({folder}/{name}.json), made by"
+        " `python benchmarks/run.py --publish`; [how to read them](benchmarks/README.md).",
+        "",
+        report.table(["case", "threads", "cylstm", "best peer", "best peer / cylstm"], rows),
+        f"![One step by hidden size, cylstm and its peers]({folder}/{name}.svg)",
+    ])  # fmt: skip
+
+
+def publish(record, root=ROOT):
+    """Write the results file, the plot, and README's figures.
+
+    Raises
+    ------
+    ValueError
+        If the build was not that of a commit, if ours was wrong or failed, or if README has no place for the figures.
+    """
+    check(record["commit"], root)
+    bad = [name for run in record["runs"] for name in report.faulty(run)]
+    if bad:
+        raise ValueError(f"not published: ours was wrong or failed in {', '.join(bad)}")
+    folder, name = root / "benchmarks" / "results", file_name(record)
+    folder.mkdir(exist_ok=True)
+    command.write(folder / f"{name}.json", record)
+    plots.save(plots.latency(record), folder / f"{name}.svg")
+    readme = root / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    readme.write_text(f"{before}{BEGIN}\n{figures(record, name)}\n{END}{after}")
+    print(f"written: {folder / name}.json, {folder / name}.svg, README.md")
+
+
+if __name__ == "__main__":
+    try:
+        publish(command.read(sys.argv[1]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"published.py: {error}")
