@@ -1,6 +1,7 @@
 """Keras' models as ours: small ones of Keras 3.15, 2.15 and 2.2.4 with what they compute, which golden/interop made."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -595,3 +596,12 @@ def test_live_models_of_keras_load():
     model.build((None, 5, 3))
     x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     assert_within("y", cylstm.from_keras(model).forward(x)[0], np.asarray(model.predict(x, verbose=0)), 2e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have names")
+def test_what_is_no_file_is_refused_before_it_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        cylstm.from_keras(tmp_path / "pipe")
+    with pytest.raises(IsADirectoryError):
+        cylstm.from_keras(tmp_path)

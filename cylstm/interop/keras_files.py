@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import validation
+from ..saving import _check_kind
 
 # What compressed content may be larger than its file: weights hardly shrink, text does by about 20.
 _EXPANSION, _SMALL = 64, 1 << 20
@@ -88,6 +89,7 @@ def opened(path):
         raise ImportError("h5py is not installed, which reads files of Keras: pip install 'cylstm[keras]'") from None
 
     path = validation.path("path", path)
+    _check_kind(path)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(path, "rb"))
         start = file.read(8)
