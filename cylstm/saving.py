@@ -313,9 +313,12 @@ def read_file(path):
 
 def _array(path, file, name):
     try:
-        return file.get_tensor(name)
+        found = file.get_tensor(name)
     except (TypeError, ValueError, AttributeError) as error:  # a dtype or a shape that NumPy has not
         raise ValueError(f"{path} has an array {name!r} that NumPy can not hold: {error}") from None
+    if found.dtype.kind not in "biufc":  # one that another package has taught it
+        raise ValueError(f"{path} has an array {name!r} that NumPy can not hold: it is of dtype {found.dtype}")
+    return found
 
 
 def _metadata(path, file):

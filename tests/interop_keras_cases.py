@@ -24,16 +24,17 @@ def load(path):
     return cases
 
 
-def written(name, case, directory):
+def written(case, directory):
     path = Path(directory) / ("model" + case["about"]["suffix"])
     path.write_bytes(case["file"].tobytes())
     return path
 
 
-def model_of(name, case, path, old):
+def model_of(name, case, path):
     """The model of a case, with what its file does not say said."""
     if not case["about"].get("weights"):
         return cylstm.from_keras(path)
+    old = case["about"]["hard"]
     kind = name.partition(".")[0].removeprefix("weights_")
     if kind == "chain":
         activations = (("hard_sigmoid" if old else "sigmoid"), "tanh", "tanh")
@@ -46,9 +47,9 @@ def model_of(name, case, path, old):
     return cylstm.from_keras(path, **UNSAID.get(kind, {}), **recurrent)
 
 
-def assert_like_keras(name, case, directory, old=False):
+def assert_like_keras(name, case, directory):
     """The outputs, and the gradient of x where there is one, are those of Keras."""
-    model = model_of(name, case, written(name, case, directory), old)
+    model = model_of(name, case, written(case, directory))
     about, x = case["about"], case["x"]
     dtype = np.dtype(about.get("dtype", "float32"))
     assert model.dtype in (dtype, None), name

@@ -69,7 +69,7 @@ def _of_graph(model, options, arrays):
     def batch_first(name):
         return arrays[name].swapaxes(0, 1) if options[name].startswith("tb") else arrays[name]
 
-    y, _ = cylstm.from_onnx(model).forward(batch_first("x"))
+    y, _ = cylstm.from_onnx(model).forward(batch_first("x"), lengths=arrays.get("lengths"))
     return scaled(y, batch_first("y"))
 
 
@@ -102,7 +102,7 @@ GRU = ("GRU", "x,W,R,B", "Y,H", {"hidden_size": 4, "linear_before_reset": 1})
 BOTH = ("GRU", "x,W2,R2,B2", "Y,H", {"hidden_size": 4, "linear_before_reset": 1, "direction": "bidirectional"})
 
 
-def make(nodes, arrays=None, outputs="y", opset=17, x=("t", "n", 3), inputs=(), kind=np.float32):
+def make(nodes, arrays=None, outputs="y", opset=17, x=("t", "n", 3), inputs=(), integer_inputs=""):
     """A model of nodes, each (op, inputs, outputs[, attributes]), of arrays of the file and an input x."""
     h = onnx.helper
     nodes = [
@@ -111,8 +111,8 @@ def make(nodes, arrays=None, outputs="y", opset=17, x=("t", "n", 3), inputs=(), 
     ]
     stored = {"W": W, "R": R, "B": B, **TWO} | (arrays or {})
     stored = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()]
-    infos = [h.make_tensor_value_info("x", h.np_dtype_to_tensor_dtype(np.dtype(kind)), x)]
-    infos += [h.make_tensor_value_info(name, 1, shape) for name, shape in inputs]
+    infos = [h.make_tensor_value_info(name, 1, shape) for name, shape in [("x", x), *inputs]]
+    infos += [h.make_tensor_value_info(name, 7, (None,)) for name in integer_inputs]
     outputs = [h.make_tensor_value_info(name, 1, None) for name in outputs.split(",")]
     return h.make_model(h.make_graph(nodes, "g", infos, outputs, stored), opset_imports=[h.make_opsetid("", opset)])
 
@@ -326,6 +326,12 @@ REFUSED = {
         [("Slice", "Y,zero,end,zero,two", "y")],
         {"zero": integers(0), "end": integers((1 << 63) - 1), "two": integers(2)}, "takes the time steps 0 to",
     ),
+    "a feature of the input": ([("Gather", "x,last", "y", {"axis": 2})], {"last": LAST}, "not known to be time"),
+    "the input twice": (
+        [("Unsqueeze", "x,zero", "a"), ("Concat", "a,a", "y", {"axis": 0})], {"zero": integers(0)},
+        "the output is not what the input makes",
+    ),
+    "integers of features": ([("Cast", "H", "y", {"to": 7})], {}, "Cast_1' .Cast.: it makes integers of features"),
     "features that are not understood": (
         [("Erf", "x", "a"), ("GRU", "a,W,R,B", "b,h", GRU[3]), ("Squeeze", "b,one", "y")], {"one": ONE},
         "node 'GRU_2' .GRU.: node 'Erf_1' .Erf. is nothing that",
@@ -351,7 +357,7 @@ REFUSED = {
         {"first": np.array(0, np.int64), "column": draw(21, 2, 1), "w": draw(7, 4, 2)},
         "Add_3' .Add.: what is added is not an array",
     ),
-    "integers of features": (
+    "integers of the final state": (
         [("Cast", "H", "a", {"to": 6}), ("Cast", "a", "b", {"to": 1}), ("Tanh", "b", "y")], {},
         "Cast_1.*makes integers of features",
     ),
@@ -475,6 +481,35 @@ def test_lengths_of_some_nodes_alone_are_no_chain():
         arrays = {"one": ONE, "last": LAST, "W4": draw(17, 1, 12, 4)}
         with pytest.raises(ValueError, match=message):
             cylstm.from_onnx(make(nodes, arrays, inputs=[("n", (None,))]))
+
+
+def sorted_rows(inputs, ends):
+    """A model that sorts its rows by their lengths, as PyTorch writes it; ``inputs`` of the GRU, and what is behind."""
+    nodes = [
+        ("Shape", "n", "s"), ("TopK", "n,s", "m,i"), ("Gather", "x,i", "z", {"axis": 1}),
+        ("Cast", "m", "m32", {"to": 6}), ("Cast", "n", "n32", {"to": 6}), ("GRU", inputs, "Y,H", GRU[3]),
+        ("ReduceProd", "s", "p", {"keepdims": 0}), ("Range", "zero,p,one", "r"), ("ConstantOfShape", "s", "zeros"),
+        ("ScatterElements", "zeros,i,r", "back"), ("Squeeze", "H,axes", "h"), *ends,
+    ]  # fmt: skip
+    arrays = {"axes": integers(0), "zero": np.array(0, np.int64), "one": np.array(1, np.int64)}
+    return make(nodes, arrays, integer_inputs="n")
+
+
+def test_rows_that_are_sorted_by_lengths_come_back():
+    back = [("Gather", "h,back", "y")]
+    model = cylstm.from_onnx(sorted_rows("z,W,R,B,m32", back))
+    y, _ = model.forward(X.swapaxes(0, 1), lengths=[2, 5])
+    layer = cylstm.from_onnx(make([GRU], outputs="Y,H"), node="GRU_0")
+    assert (y == layer.forward(X, lengths=[2, 5])[1][0]).all()
+    for inputs, ends, message in (
+        ("z,W,R,B,m32", [("Identity", "h", "y")], "the rows of what node 'GRU_5' .GRU. makes are in another order"),
+        ("z,W,R,B,n32", back, "its sequence_lens is in another order than the rows of X"),
+        ("x,W,R,B,m32", back, "its sequence_lens is in another order than the rows of X"),
+        ("x,W,R,B,n32", back, "it brings rows back that were in another order"),
+        ("z,W,R,B,m32", [("Gather", "h,back", "a"), ("Gather", "a,back", "y")], "it brings rows back"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cylstm.from_onnx(sorted_rows(inputs, ends))
 
 
 def test_lengths_of_the_file_must_be_the_whole_x():
@@ -740,6 +775,26 @@ def test_external_data_are_read_from_the_directory_of_the_model_alone(tmp_path):
         refused(external(inner, "link.bin"), "can not be read", node="GRU_0")
 
 
+def test_external_data_count_as_the_files_own(tmp_path):
+    big = draw(0, 1, 12, 10**5)
+    (tmp_path / "big.bin").write_bytes(big.tobytes())
+
+    def model(copies):
+        names = [f"v{n}" for n in range(copies)]
+        nodes = [("Concat", ",".join(names), "a", {"axis": 2}), ("Cast", "a", "V", {"to": 1})]
+        model = make([*nodes, ("GRU", "x,V,R,B", "Y,H", GRU[3])], dict.fromkeys(names, big), x=("t", "n", 10**5))
+        for tensor in model.graph.initializer:
+            if tensor.name in names:
+                onnx.external_data_helper.set_external_data(tensor, "big.bin", 0, big.nbytes)
+                tensor.ClearField("raw_data")
+        (path := tmp_path / f"{copies}.onnx").write_bytes(model.SerializeToString())
+        return path
+
+    assert cylstm.from_onnx(model(2), node="GRU_2").input_size == 2 * 10**5
+    with pytest.raises(ValueError, match=r"tensor 'v[0-9]+' is in the file 'big.bin', .* of 4800000 bytes, where"):
+        cylstm.from_onnx(model(40), node="GRU_2")
+
+
 def test_graphs_within_graphs_are_read_or_refused(tmp_path):
     assert len(interop.recurrent_nodes(branching(20))) == 21
 
@@ -758,6 +813,9 @@ def test_graphs_within_graphs_are_read_or_refused(tmp_path):
 
 
 def test_long_chains_of_nodes_are_computed():
+    nodes = [("Relu", f"v{n}", f"v{n + 1}") for n in range(3000)]
+    model = make([GRU, ("Squeeze", "Y,one", "v0"), *nodes], {"one": ONE}, outputs="v3000")
+    assert len(cylstm.from_onnx(model)) == 3001
     nodes = [("Identity", f"v{n}", f"v{n + 1}") for n in range(3000)]
     model = make([*nodes, ("GRU", "x,v3000,R,B", "Y,H", GRU[3]), ("Squeeze", "Y,one", "y")], {"v0": W, "one": ONE})
     assert repr(cylstm.from_onnx(model)) == "Sequential([GRU(3, 4)])"
@@ -859,6 +917,11 @@ def written_models(dtype):
         cylstm.Final(both), cylstm.Dense(8, 3, bias=False, activation="tanh", rng=1, **d), cylstm.Repeat(3),
         defaulted(cylstm.GRU(3, 2, rng=2, **d)), cylstm.Dense(2, 1, rng=3, **d),
     ])  # fmt: skip
+    gru = cylstm.GRU(3, 4, rng=0, **d)
+    yield cylstm.Sequential([cylstm.Reverse(), cylstm.Last(), cylstm.Repeat(1), gru, cylstm.Last()])
+    yield cylstm.Sequential([cylstm.Flatten(), cylstm.Repeat(2), cylstm.Dense(18, 2, rng=0, **d)])
+    yield cylstm.Sequential([cylstm.Flatten(), cylstm.Dense(18, 2, rng=0, **d)])
+    yield cylstm.Sequential([cylstm.Dense(3, 4, rng=0, **d), cylstm.Flatten(), cylstm.Activation("tanh")])
     turned = cylstm.Reverse(keep_mask=True)
     yield cylstm.Sequential([turned, both, cylstm.Reverse(keep_mask=True), cylstm.RNN(8, 3, rng=1, **d)])
     yield cylstm.Sequential([both, cylstm.Dense(8, 2, rng=1, **d), cylstm.Flatten(), cylstm.Dense(12, 2, rng=2, **d)])
@@ -900,6 +963,7 @@ def test_what_is_written_is_read_to_the_same_bits(tmp_path):
 
 
 def test_what_is_written_runs_in_float64_to_the_same_numbers(tmp_path):
+    pytest.importorskip("onnx", minversion="1.23")  # the oldest that is known to give Y_c
     from onnx.reference import ReferenceEvaluator
 
     for model in written_models("float64"):

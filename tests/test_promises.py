@@ -446,8 +446,8 @@ def test_ctrl_c_leaves_no_tape_that_looks_recorded():
 
 
 def test_importing_costs_at_most_15_ms_over_numpy(tmp_path):
-    """The first run writes the bytecode. The least of the others, because a busy machine only adds."""
-    program = "import numpy, time; t = time.perf_counter(); import cylstm; print(time.perf_counter() - t)"
+    """The first run writes the bytecode. The processor's time, and the least, because a busy machine only adds."""
+    program = "import numpy, time; t = time.process_time(); import cylstm; print(time.process_time() - t)"
     bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
     python(program, **bytecode)
     seconds = []

@@ -44,7 +44,8 @@ def from_keras(model_or_path, layer=None, *, dtype=None, **unsaid):
     dtype : {"float32", "float64"}, optional
         By default float64 if any weight is, otherwise float32.
     **unsaid
-        For one layer of a file of weights alone, what that does not say, in Keras' words: ``activation``,
+        For one layer of a file of weights alone, or of a model of a class of your own, what that does not say, in
+        Keras' words: ``activation``,
         ``recurrent_activation``, ``go_backwards``, ``merge_mode``, ``mask_zero``, ``epsilon`` (Keras' defaults
         otherwise), ``return_sequences`` (True otherwise), and where a message asks for them ``reset_after``,
         ``class_name`` and ``keras_version`` ("2" or "3").
@@ -90,7 +91,7 @@ def from_keras(model_or_path, layer=None, *, dtype=None, **unsaid):
         return _of_config(_live(model_or_path), layer, dtype, unsaid)
     path = validation.path("model_or_path", model_or_path)
     with keras_files.opened(path) as saved, _naming(path):
-        if saved.config is None:
+        if _shows_weights_alone(saved.config):
             return of_weights(saved, layer, dtype, unsaid)
         return _of_config(Described.of(saved.config, saved.weights, Version.of(saved.version)), layer, dtype, unsaid)
 
@@ -103,7 +104,7 @@ def describe(path):
     """
     path = validation.path("path", path)
     with keras_files.opened(path) as saved, _naming(path):
-        if saved.config is None:
+        if _shows_weights_alone(saved.config):
             return [Entry(name, kind_of(found) or "unknown", _sizes(found)) for name, found in saved.weights.listed()]
         described = Described.of(saved.config, saved.weights, Version.of(saved.version))
         return [Entry(name, layer.kind, _detail(layer)) for name, layer in described.walk()]
@@ -116,6 +117,13 @@ def _naming(path):
         yield
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(str(error) if path in str(error) else f"{path}: {error}") from None
+
+
+def _shows_weights_alone(config):
+    """Whether a file has no config, or that of a class of somebody's own, which does not say what its layers are."""
+    inner = config.get("config") if isinstance(config, dict) else None
+    mine = isinstance(inner, dict) and "layers" not in inner and config.get("class_name") not in MODELS
+    return config is None or mine
 
 
 def _unsaid(given):

@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import math
+import mmap
 import os
 import re
 import zlib
@@ -29,6 +30,9 @@ _FILTERS = (1, 2, 3, 32000)
 
 # How the groups of a model's layers are called: by Keras 2.13 and later, and by 2.12.
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
+
+# Groups of a model that are no layers, and of a layer that are none of its own.
+_NO_LAYERS = ("vars", "cell", "layer", "forward_layer", "backward_layer", "optimizer", "_functional")
 
 # What h5py and zipfile raise on damaged files, beside ValueError.
 _DAMAGE = (
@@ -59,7 +63,9 @@ def _reading(path):
     """Turns what is raised on damaged content into a ValueError that names the file."""
     try:
         yield
-    except _DAMAGE as error:
+    except (*_DAMAGE, ValueError) as error:
+        if isinstance(error, ValueError) and path in str(error):
+            raise
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
 
 
@@ -93,6 +99,7 @@ def opened(path):
             content, size = io.BytesIO(weights), len(weights)
         elif start != b"\x89HDF\r\n\x1a\n":
             raise ValueError(f"{path} is neither a zip archive (.keras) nor an HDF5 file (.h5)")
+        _check_heaps(path, weights if config is not None else stack.enter_context(_mapped(file)))
         content.seek(0)
         with _reading(path):
             root = _Group(path, stack.enter_context(h5py.File(content, "r")), size)
@@ -134,6 +141,8 @@ def _member(path, archive, name):
 
     info = archive.getinfo(name)
     limit = _EXPANSION * info.compress_size + _SMALL
+    if info.compress_type not in (0, 8):
+        raise ValueError(f"{path}: {name} is compressed by method {info.compress_type}, expected none or deflate")
     if info.file_size > limit:
         raise ValueError(f"{path}: {name} would unpack {info.compress_size} bytes to {info.file_size}")
     validation.memory(f"{name} of {path}", info.file_size)
@@ -154,6 +163,31 @@ def _parsed(path, name, text):
 # HDF5 --------------------------------------------------------------------------------------------
 
 
+def _mapped(file):
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _check_heaps(path, content):
+    """That HDF5 can walk over the heaps of texts in a file: damaged ones, with steps of no size or too far, hang it.
+
+    A collection is "GCOL", a version, its size, and objects: index (2 bytes, 0 for free space), count (2), 4 unused,
+    size (8), for free space with this header, and content, filled up to 8 bytes.
+    """
+    version = content[8] if len(content) > 16 else 0
+    if version > 3 or bytes(content[(first := 9 if version > 1 else 13) : first + 2]) != b"\x08\x08":
+        raise ValueError(f"{path} is damaged: its HDF5 file is of version {version}, or not of 64 bits")
+    for found in re.finditer(b"GCOL\x01\0\0\0", content):
+        place = found.start() + 16
+        end = found.start() + int.from_bytes(content[found.end() : place], "little")
+        while place + 16 <= min(end, len(content)):
+            index = int.from_bytes(content[place : place + 2], "little")
+            size = int.from_bytes(content[place + 8 : place + 16], "little")
+            step = 16 + (size + 7) // 8 * 8 if index else size
+            if not 16 <= step <= end - place:
+                raise ValueError(f"{path} is damaged: its heap of texts at {found.start()} has a step of {step} bytes")
+            place += step
+
+
 class _Group:
     """A group of an HDF5 file, from which nothing is taken that is not in the file, nor more than it can hold."""
 
@@ -164,6 +198,12 @@ class _Group:
 
     def _error(self, words):
         return ValueError(f"{self.path}: {words}")
+
+    def address(self):
+        import h5py
+
+        with _reading(self.path):
+            return h5py.h5o.get_info(self._group.id).addr
 
     def names(self):
         with _reading(self.path):
@@ -238,18 +278,22 @@ class _Group:
 
     def _attribute(self, name):
         """An attribute of strings as a flat list; None if it is not there."""
+        import h5py
+
         with _reading(self.path):
             attributes = self._group.attrs
             if name not in attributes:
                 return None
             found = attributes.get_id(name)
-            if found.dtype.itemsize * math.prod(found.shape or ()) > self.size:
+            if not math.prod(found.shape or ()):  # an empty list, which NumPy has made numbers of
+                return []
+            kind = found.get_type()
+            if kind.get_class() != h5py.h5t.STRING:  # HDF5 2.0 crashes on damaged ones of other types
+                raise self._error(f"attribute {name} of {self.name} is not text")
+            if kind.get_size() * math.prod(found.shape) > self.size:
                 raise self._error(f"attribute {name} of {self.name} is larger than the file")
             values = np.asarray(attributes[name]).reshape(-1).tolist()
-        texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
-        if not all(isinstance(value, str) for value in texts):
-            raise self._error(f"attribute {name} of {self.name} is not text")
-        return texts
+        return [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
 
     def text(self, name):
         """An attribute that is one string; None if it is not there."""
@@ -348,23 +392,21 @@ class Flat:
 class ByGroup:
     """The weights of a layer or model as groups within groups, by class and number: the format of Keras 3."""
 
-    def __init__(self, group, kind=None):
+    def __init__(self, group, kind=None, name=""):
         self._group = group
         self.version = None
-        self.kind = kind  # "bidirectional", as the group is called without its number
+        self.kind = kind  # "bidirectional", as the group is called without its number; None: it does not tell
         vars_ = group.group("vars")
-        self.name = (vars_.text("name") if vars_ else None) or group.name.rpartition("/")[2]
+        self.name = (vars_.text("name") if vars_ and kind else None) or name
 
     def _container(self):
         return next((found for name in _CONTAINERS if (found := self._group.group(name)) is not None), None)
 
     def groups(self):
-        """{name: weights} of the layers of a model."""
+        """{name: weights} of the layers of a model; some of somebody's own class are called as its attributes."""
         container = self._container()
-        if container is None:
-            return {}
-        found = {name: container.group(name) for name in sorted(container.names(), key=_natural)}
-        return {name: ByGroup(group, re.sub("_[0-9]+$", "", name)) for name, group in found.items() if group}
+        found = {} if container is None else _children(container, lambda name: re.sub("_[0-9]+$", "", name))
+        return _children(self._group, lambda name: None, without=(*_NO_LAYERS, *_CONTAINERS)) | found
 
     def layers(self, entries):
         groups, counts, found = self.groups(), {}, []
@@ -375,12 +417,25 @@ class ByGroup:
             found.append(Flat(name, []) if group is None else group)
         return found
 
-    def listed(self):
-        return [(group.name, group) for group in self.groups().values() if group.has_arrays()]
+    def listed(self, prefix="", seen=None):
+        """(name, weights) of each layer that has some; of those in nested models "inner/lstm"."""
+        seen = set() if seen is None else seen
+        found = []
+        for group in self.groups().values():
+            if group.address() in seen:  # a circle, which HDF5 can have
+                continue
+            seen.add(group.address())
+            if group.has_arrays():
+                found.append((prefix + group.name, group))
+            else:
+                found += group.listed(f"{prefix}{group.name}/", seen)
+        return found
+
+    def address(self):
+        return self._group.address()
 
     def has_arrays(self):
-        parts = (self.arrays(), *(part.arrays() for part in (self.wrapped(), *self.directions())), self.groups())
-        return any(parts)
+        return any(part.arrays() for part in (self, self.wrapped(), *self.directions()))
 
     def arrays(self):
         """The arrays of this layer, or of the cell in it."""
@@ -400,6 +455,13 @@ class ByGroup:
 
     def directions(self):
         return self._part("forward_layer"), self._part("backward_layer")
+
+
+def _children(group, kind_of, without=()):
+    """{name: weights} of the groups in a group, of the kinds that ``kind_of`` their names gives."""
+    names = [name for name in sorted(group.names(), key=_natural) if name not in without]
+    found = {name: group.group(name) for name in names}
+    return {name: ByGroup(child, kind_of(name), name) for name, child in found.items() if child is not None}
 
 
 def snake_case(name):

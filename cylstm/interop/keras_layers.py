@@ -188,13 +188,16 @@ def _from_cudnn(layer, kind, kernel, recurrent, bias):
 
 def _walk_of(layer, place):
     """(go_backwards, return_sequences) of a recurrent layer, whose place allows what it wants."""
-    if layer.get("time_major", (bool, type(None)), False) and not place.alone:
-        raise layer.error("is time_major, whose input is transposed: load this layer alone, by layer=")
     if place.axes not in (None, 3):
         raise layer.error(f"its input has {place.axes} axes, expected 3: (batch, seq_len, features)")
     go_backwards, sequences = (
         bool(layer.get(key, (bool, type(None)), False)) for key in ("go_backwards", "return_sequences")
     )
+    if layer.get("time_major", (bool, type(None)), False) and (not sequences or go_backwards or not place.alone):
+        raise layer.error(
+            "is time_major, whose arrays are transposed, which cylstm has in a layer that is loaded alone, by layer=,"
+            " with return_sequences and without go_backwards"
+        )
     if layer.get("zero_output_for_mask", (bool, type(None)), False) and not sequences and place.masked:
         raise layer.error(
             "zero_output_for_mask without return_sequences returns zeros where the last step is masked, which cylstm"
@@ -241,6 +244,8 @@ def _bidirectional_plans(layer, place):
             raise layer.error(f"is of a {part.kind}, expected LSTM, GRU, SimpleRNN or RNN")
         # the wrapper sets it in both to what return_sequences is, which is another matter where there are no sequences
         part.config = part.config | {"zero_output_for_mask": False}
+    time_major = forward.config.get("time_major") or layer.config.get("time_major")
+    backward.config["time_major"] = False  # the first one tells
     backwards, sequences = _walk_of(forward, place)
     other, other_sequences = _walk_of(backward, Place(alone=place.alone))
     if other is backwards or other_sequences is not sequences:
@@ -254,9 +259,10 @@ def _bidirectional_plans(layer, place):
     padding = "repeat" if layer.version is not None and layer.version.outside_tensorflow else "zero"
     for cell in cells:
         cell.options["padding"] = padding
-    if layer.config.get("time_major") or forward.config.get("time_major"):
-        for cell in cells:
-            cell.options["batch_first"] = False
+    if time_major and not cells[0].like(cells[1]):
+        raise layer.error("is time_major and of two layers that differ, which cylstm has not")
+    for cell in cells:
+        cell.options["batch_first"] = not time_major
     plan = _both_directions(cells, _MERGES[merge])
     if not sequences:
         return [Plan.around(cylstm.Final, [plan])]

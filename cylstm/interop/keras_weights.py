@@ -22,15 +22,19 @@ def kind_of(weights):
     """The class of Keras that weights are of, by their group, names and shapes; None where these do not tell."""
     if weights.kind is not None:
         return _BY_GROUP.get(weights.kind)
-    names = [array.name for array in weights.arrays()]
-    if any(part.startswith("backward_") for name in names for part in name.split("/")):
+    arrays = weights.arrays()
+    names = [array.name for array in arrays]
+    parts = [part for name in names for part in name.split("/")]
+    if any(part.startswith("backward_") for part in parts) or (not arrays and weights.directions()[1].arrays()):
         return "Bidirectional"
-    leaves = [name.rpartition("/")[2] for name in names]
-    if leaves[:2] == ["kernel", "recurrent_kernel"]:
+    leaves = tuple(name.rpartition("/")[2] for name in names)
+    shapes = [array.shape for array in arrays]
+    axes = [len(shape) for shape in shapes]
+    if axes[:2] == [2, 2] and shapes[0][1] == shapes[1][1]:
         return _cell_of(weights)
-    if leaves in (["kernel"], ["kernel", "bias"]) and len(weights.arrays()[0].shape) == 2:
+    if (axes == [2, 1] and shapes[0][1:] == shapes[1]) or (axes == [2] and leaves == ("kernel",)):
         return "Dense"
-    return {("embeddings",): "Embedding", ("gamma", "beta"): "LayerNormalization"}.get(tuple(leaves))
+    return {("embeddings",): "Embedding", ("gamma", "beta"): "LayerNormalization"}.get(leaves)
 
 
 def _cell_of(weights):

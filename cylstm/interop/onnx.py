@@ -70,6 +70,16 @@ def recurrent_nodes(path_or_model):
         If the file is damaged, hostile, or no model; it is named.
     ImportError
         If onnx is not installed.
+
+    Examples
+    --------
+    >>> import os, tempfile, cylstm
+    >>> from cylstm.interop.onnx import recurrent_nodes
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "model.onnx")
+    ...     cylstm.to_onnx(cylstm.GRU(3, 4, 2, bidirectional=True, rng=0), path)
+    ...     [(node.name, node.op, node.input_size, node.direction) for node in recurrent_nodes(path)]
+    [('GRU_0', 'GRU', 3, 'bidirectional'), ('GRU_5', 'GRU', 8, 'bidirectional')]
     """
     file = read(path_or_model)
     with named(file):
@@ -122,9 +132,9 @@ def from_onnx(path_or_model, node=None, *, output=None, dtype=None):
     Returns
     -------
     layer
-        Of a ``node``, an LSTM, GRU or RNN (a :class:`cylstm.Bidirectional` where the activations of its directions
-        differ) with the axes as the node has them: time first, unless its ``layout`` is 1. Otherwise a
-        :class:`cylstm.Sequential`, batch-first, whatever the order of axes in the graph.
+        Of a ``node``, an LSTM, GRU or RNN with the axes as the node has them: time first, unless its ``layout`` is 1.
+        Where the activations of its directions differ, a :class:`cylstm.Bidirectional`, which is batch-first.
+        Otherwise a :class:`cylstm.Sequential`, batch-first too, whatever the order of axes in the graph.
 
     Raises
     ------

@@ -10,12 +10,26 @@ import numpy as np
 
 from .onnx_fold import NotConstantError, bounds, filling, shape_part, split_sizes, unsqueezed
 
+# An index that exporters write for the end of an axis, or one above it.
+BEYOND = (1 << 31) - 1
+
 
 class Symbol:
-    """The size of an axis that an input decides about; ``size`` is what the file says of it, or None."""
+    """The size of an axis that an input decides about; ``size`` is what the file says of it, or None.
 
-    def __init__(self, name, size):
-        self.name, self.size = name, size
+    Of an axis whose rows are in another order, ``base`` is the symbol that it had before, and ``key`` tells the order.
+    """
+
+    def __init__(self, name, size, base=None, key=None):
+        self.name, self.size, self.base, self.key = name, size, base or self, key
+
+
+class Order(NamedTuple):
+    """Places of rows: an order (``key`` None: as they are), or ``inverse``, the way back from it."""
+
+    symbol: Symbol
+    key: object
+    inverse: bool
 
 
 class Size:
@@ -113,8 +127,16 @@ def unsqueeze(call, t, axes=None):
 
 def shape(call, t):
     """A node Shape: integers, and a :class:`Size` where an input decides."""
-    sizes = [size if axis is None else Size(1, axis) for axis, size in zip(t.axes, t.payload.shape, strict=True)]
+    sizes = [Size(1, (t.symbol,))] if isinstance(t, Order) else _sizes(t)
     return [simplified(np.array([*sizes, None], object)[:-1][shape_part(call)])]
+
+
+def _sizes(t):
+    """How long each axis is."""
+    return [
+        size if axis is None else Size(1, tuple(symbol.base for symbol in axis))
+        for axis, size in zip(t.axes, t.payload.shape, strict=True)
+    ]
 
 
 def simplified(array):
@@ -157,7 +179,7 @@ def _is_whole(part, axis):
     if axis is None or part.step not in (None, 1) or part.start not in (None, 0):
         return False
     size = math.prod(symbol.size or 0 for symbol in axis)
-    return part.stop is None or part.stop >= ((1 << 31) - 1 if size == 0 else size)
+    return part.stop is None or part.stop >= (size or BEYOND)
 
 
 def expand(call, t, target):
@@ -185,7 +207,7 @@ def expand(call, t, target):
 def is_size(size, symbols):
     """Whether what a shape says is the product of these symbols."""
     if isinstance(size, Size):
-        return size.count == 1 and sorted(map(id, size.symbols)) == sorted(map(id, symbols))
+        return size.count == 1 and sorted(map(id, size.symbols)) == sorted(id(symbol.base) for symbol in symbols)
     return bool(size == math.prod(symbol.size or 0 for symbol in symbols))
 
 
@@ -209,7 +231,7 @@ def reshape(call, t, target):
     """A node Reshape."""
     target = target.tolist()
     if not call.attribute("allowzero", 0, int):
-        sizes = [size if axis is None else Size(1, axis) for axis, size in zip(t.axes, t.payload.shape, strict=True)]
+        sizes = _sizes(t)
         target = [sizes[n] if isinstance(size, int) and size == 0 else size for n, size in enumerate(target)]
     return [reshaped(t, target)]
 
@@ -285,9 +307,9 @@ def _taken(parts, size, end):
 
     rest = list(symbols)
     while rest:
-        if not parts or parts[end] not in rest:
+        if not parts or isinstance(parts[end], int) or parts[end].base not in rest:
             raise ValueError("it brings axes into another order, or splits one whose size an input decides about")
-        rest.remove(parts[end])
+        rest.remove(parts[end].base)
         put(parts.pop(end))
     while count > 1 or (count == 1 and not taken and parts and _size(parts[end]) == 1):
         if not taken and parts and _size(parts[end]) == 0:  # a graph that is for one size, which PyTorch writes so

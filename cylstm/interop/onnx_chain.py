@@ -5,14 +5,15 @@ ones, at the last step. What moves axes and features (Transpose, Reshape, Gather
 by ``onnx_axes``, so that what a Gemm or the next LSTM takes says what it is.
 """
 
+import bisect
 import math
 
 import numpy as np
 
 from ..feedforward import Activation, Dense, Embedding, Last, LayerNorm, Repeat
 from . import onnx_axes as axes
-from .onnx_axes import Symbol, Tensor, position
-from .onnx_files import is_recurrent, number, title
+from .onnx_axes import Order, Symbol, Tensor, position
+from .onnx_files import FLOATS, is_recurrent, number, title
 from .onnx_fold import Call, NotConstantError, called, compute, is_constant
 from .onnx_nodes import build, has_lengths, merged, pair, read_node, set_state
 
@@ -42,7 +43,10 @@ class Stage:
         Whether cylstm has an axis of time there; it may be of size 1 in the graph.
     lengths : str
         The sequence_lens of the recurrent nodes so far; "" of none.
-    recurrent : bool
+    dtype : dtype or None
+        That of the layers so far.
+    recurrent, behind : bool
+        Whether the layer is recurrent; and whether that or one before it is.
     reverse : ndarray of bool or None
         Of a recurrent stage, whether the direction of each feature is the reverse one; None where both are merged.
     """
@@ -50,20 +54,16 @@ class Stage:
     def __init__(self, node, parent, layer, width, *, recurrent=False, reverse=None, **changed):
         self.node, self.parent, self.layer, self.width = node, parent, layer, width
         self.recurrent, self.reverse = recurrent, reverse
+        self.behind = recurrent or (parent is not None and parent.behind)
+        self.dtype = getattr(layer, "dtype", None) or getattr(parent, "dtype", None)
         for name in ("symbols", "time", "timed", "lengths"):
             setattr(self, name, changed[name] if name in changed else getattr(parent, name))
         self.first = 0
         self.features = None  # of a stage without a width: the symbol of their axis, once a layer has said which
+        self.inner = parent.inner if parent is not None and width is None else None  # the last axis of such an input
         self.biased = True  # False: a Dense that an Add may still give its bias
         self.trouble = None  # why the initial state of the layer is not known
         self.derived = {}  # stages of the same layer with something else after it, by what that is
-
-    def chain(self):
-        """This stage and those before it, the input last."""
-        stage = self
-        while stage is not None:
-            yield stage
-            stage = stage.parent
 
     def __str__(self):
         return "the input" if self.node is None else title(self.node)
@@ -75,6 +75,7 @@ class Chain:
     def __init__(self, dtype):
         self._dtype = dtype
         self._stages, self._firsts = [], []
+        self._ordered = {}  # (symbol, key): the symbol of an axis whose rows are in that order
 
     # What Values asks for
 
@@ -87,20 +88,21 @@ class Chain:
         if len(sizes) > 8:
             raise NotConstantError(f"the input {name!r} has {len(sizes)} axes")
         symbols = [Symbol(name, size) for size in sizes]
-        stage = Stage(
-            None, None, None, None, symbols=set(symbols), time=None, timed=len(sizes) == 3, lengths=""
-        )  # fmt: skip
-        stage.integers = kind.elem_type not in (1, 10, 11, 16)
+        stage = Stage(None, None, None, None, symbols=set(symbols), time=None, timed=False, lengths="")
+        stage.integers = kind.elem_type not in FLOATS
+        stage.timed = len(sizes) == (2 if stage.integers else 3)
+        stage.inner = None if stage.integers or not symbols else symbols[-1]
         self._add(stage)
         return Tensor(tuple((symbol,) for symbol in symbols), np.full((1,) * len(sizes), stage.first))
 
-    def apply(self, node, values, file, budget):
+    def apply(self, node, values, budget):
         """What a node makes of values that are not all constant."""
-        call = Call(node, file, budget)
+        call = Call(node, budget)
         if is_recurrent(node):
             return called(self._recurrent, call, values, NotConstantError)
-        if not any(isinstance(value, Tensor) for value in values) and node.op_type not in ("Expand", "ConstantOfShape"):
-            return [axes.simplified(array) for array in compute(node, values, file, budget)]
+        sizes = all(value is None or isinstance(value, np.ndarray) for value in values)
+        if sizes and node.op_type not in ("Expand", "ConstantOfShape", "Range"):
+            return [axes.simplified(array) for array in compute(node, values, budget)]
         handler = _HANDLERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         for value in values:
             if isinstance(value, Tensor) and (given := self._given(value)) and given.trouble:
@@ -139,7 +141,14 @@ class Chain:
         return self._add(Stage(node, parent, layer, width, **changed))
 
     def _stages_of(self, numbers):
-        return [self._stages[n] for n in np.unique(np.searchsorted(self._firsts, numbers, "right") - 1)]
+        """The stages that numbers are of."""
+        if not numbers.size:
+            raise ValueError("it takes no feature at all")
+        start, end = (bisect.bisect_right(self._firsts, number) - 1 for number in (numbers.min(), numbers.max()))
+        if start == end:
+            return [self._stages[start]]
+        places = np.searchsorted(self._firsts[start : end + 1], numbers, "right") - 1
+        return [self._stages[start + place] for place in np.unique(places)]
 
     def _parts(self, numbers):
         """(the stage, block, component) of numbers of features; a ValueError if they are of more than one stage."""
@@ -163,8 +172,8 @@ class Chain:
             raise NotConstantError(stage.trouble)
         if (block != Y).any():
             stage = self._ended(stage, block, component)
-        missing = {symbol for symbol in stage.symbols - {*t.symbols, stage.features} if symbol.size != 1}
-        if missing or set(t.symbols) - stage.symbols:
+        symbols = {symbol.base for symbol in t.symbols}
+        if symbols - stage.symbols or any(symbol.size != 1 for symbol in stage.symbols - symbols - {stage.features}):
             raise ValueError(f"its axes are not those of what {stage} makes")
         return stage, t._replace(payload=stage.first + component)
 
@@ -254,18 +263,18 @@ class Chain:
                     return self.activation(call, x, "swish")
         return self.merge(call, a, b, "mul")
 
-    def _features(self, call, t, axis=-1):
+    def _features(self, node, t, axis=-1):
         """(stage, order, axes) of what has its features along an axis.
 
         ``order`` is which features of the stage they are, None for all of a stage that does not know how many; the
         other axes are all of unknown size, or 1.
         """
         stage, t = self.settle(t)
-        stage, t = self._repeated(call.node, stage, t)
+        stage, t = self._repeated(node, stage, t)
         axis = position(t, axis)
-        if t.axes[axis] is not None and stage.width == 1 and len(t.axes) == 2:  # (batch, time * 1)
-            (t,) = self.flat(call, Tensor((*t.axes, None), t.payload[..., None]))
-            return self._features(call, t)
+        if axis == 1 and stage.width == 1 and len(t.axes) == 2 and t.axes[1]:  # (batch, time * 1)
+            (t,) = self.flat(node, t._replace(axes=(*t.axes, None), payload=t.payload[..., None]))
+            return self._features(node, t)
         if t.axes[axis] is not None:
             if stage.width is not None or len(t.axes[axis]) != 1 or stage.features not in (None, *t.axes[axis]):
                 raise ValueError(f"the features of {stage} are not along axis {axis}")
@@ -288,9 +297,9 @@ class Chain:
                 return stage, t._replace(axes=(*t.axes[:n], (time,), *t.axes[n + 1 :]), payload=payload)
         return stage, t
 
-    def _whole(self, call, t, axis=-1):
+    def _whole(self, node, t, axis=-1):
         """(stage, t) of what has all features of a stage, in their order, along an axis."""
-        stage, order, t = self._features(call, t, axis)
+        stage, order, t = self._features(node, t, axis)
         if order is not None and not _in_order(order, stage.width):
             raise ValueError(f"it takes features of {stage} in another order, or not all of them")
         return stage, t
@@ -300,13 +309,15 @@ class Chain:
     def _recurrent(self, call, *values):
         said = read_node(call.node)
         values = dict(zip(call.node.input, values, strict=True))
-        for name in (said.x, said.w, said.r, said.b, said.p):
-            if isinstance(values.get(name), ValueError):
-                raise NotConstantError(str(values[name])) from None
-        stage, order, t = self._features(call, values[said.x])
+        stage, order, t = self._features(call.node, values[said.x])
         if len(t.axes) != 3 or any(axis is not None and len(axis) != 1 for axis in t.axes):
             raise ValueError(f"X is {t}, expected 3 axes")
         time, batch = (axis and axis[0] for axis in (t.axes[said.layout], t.axes[1 - said.layout]))
+        if time is None and not stage.timed:
+            time = Symbol("time", 1)
+            symbols = stage.symbols - {stage.features} | {time}
+            stage = self._child(call.node, stage, Repeat(1), stage.width, timed=True, time=time, symbols=symbols)
+            t = t._replace(axes=tuple((time,) if n == said.layout else axis for n, axis in enumerate(t.axes)))
         if batch is not None and batch is stage.time:
             raise ValueError("its time is along another axis than that of the recurrent nodes before it")
 
@@ -315,13 +326,15 @@ class Chain:
                 raise NotConstantError(f"{name!r} depends on an input of the model")
             return values[name]
 
-        lengths = said.lengths if has_lengths(said, get, time and time.size) else ""
-        if lengths != stage.lengths and any(one.recurrent for one in stage.chain()):
+        lengths = said.lengths if has_lengths(said, get, 1 if time is None else time.size) else ""
+        if lengths != stage.lengths and stage.behind:
             raise ValueError("its sequence_lens is not that of the recurrent nodes before it")
+        if lengths and _key(batch) != _key_of(values[lengths]):
+            raise ValueError("its sequence_lens is in another order than the rows of X")
         layer = build(said, get, self._dtype, bool(lengths), lambda w: _columns(w, order, stage.width))
         hidden_size = get(said.r).shape[2]
         found = self._child(
-            call.node, stage, layer, said.directions * hidden_size, symbols={*t.symbols} - {stage.features}, time=time,
+            call.node, stage, layer, said.directions * hidden_size, symbols=stage.symbols - {stage.features}, time=time,
             timed=True, lengths=lengths, recurrent=True, reverse=np.repeat(said.reverse, hidden_size),
         )  # fmt: skip
         found.trouble = self._set_state(found, said, [values[name] if name else None for name in said.state])
@@ -353,14 +366,14 @@ class Chain:
             raise ValueError(f"its indices are {t}, its table is of dtype {weight.dtype}")
         dtype = self._dtype or np.result_type(weight.dtype, np.float32)
         layer = Embedding._of(*weight.shape, dtype=dtype, arrays={"weight": weight})
-        found = self._child(call.node, stage, layer, weight.shape[1], timed=len(t.symbols) == 2)
+        found = self._child(call.node, stage, layer, weight.shape[1])
         return _output(found, Tensor((*t.axes, None), t.payload[..., None]))
 
     def dense(self, call, t, weight, bias=None):
         """A product with a matrix, (out, in), and a sum."""
         if not is_constant(weight) or weight.ndim != 2 or weight.dtype.kind != "f":
             raise ValueError("it is a product of two things that depend on an input, or not with a matrix of the file")
-        stage, order, t = self._features(call, t)
+        stage, order, t = self._features(call.node, t)
         arrays = {"weight": _columns(weight, order, stage.width)}
         if bias is not None:
             arrays["bias"] = _bias(bias, len(weight))
@@ -373,7 +386,7 @@ class Chain:
 
     def add_bias(self, call, t, bias):
         """A sum with what the file has: the bias of the product before it."""
-        stage, t = self._whole(call, t)
+        stage, t = self._whole(call.node, t)
         if stage.biased:
             return self._shifted(call, stage, t, _scalar(bias))
         layer = stage.layer
@@ -409,14 +422,14 @@ class Chain:
         axis = position(t, call.attribute("axis", 1 if old else -1, int))
         if old and (any(t.axes[axis + 1 :]) or math.prod(t.payload.shape[axis + 1 :]) != 1):
             raise ValueError(f"it is over all axes from {axis} on, expected the last one")
-        return self._elementwise(call, *self._whole(call, t, axis), Activation("softmax"))
+        return self._elementwise(call, *self._whole(call.node, t, axis), Activation("softmax"))
 
     def layer_norm(self, call, t, weight, bias=None):
         """A node LayerNormalization."""
         axis = position(t, call.attribute("axis", -1, int))
         if axis != len(t.axes) - 1:
             raise ValueError(f"it is over all axes from {axis} on, expected the last one")
-        stage, t = self._whole(call, t)
+        stage, t = self._whole(call.node, t)
         if not is_constant(weight) or weight.ndim != 1 or stage.width not in (None, weight.size):
             raise ValueError("its Scale is not an array of the file with a number for each feature")
         arrays = {"weight": weight, "bias": np.zeros_like(weight) if bias is None else _bias(bias, weight.size)}
@@ -424,6 +437,30 @@ class Chain:
         layer = LayerNorm._of(weight.size, number(eps, dtype), dtype=dtype, arrays=arrays)
         found = self._child(call.node, stage, layer, weight.size, symbols=stage.symbols - {stage.features})
         return _output(found, t)
+
+    def top(self, call, t, count):
+        """A node TopK of all rows, as PyTorch sorts them by their lengths: (what is sorted, where each comes from)."""
+        stage, t = self.settle(t)
+        if stage.layer is not None or len(t.axes) != 1 or not axes.is_size(np.ravel(count)[0], t.axes[0] or ()):
+            raise ValueError("it takes the largest of something, expected to sort all rows of the input")
+        order = Order(t.axes[0][0].base, object(), False)
+        return [t._replace(axes=((self._in(t.axes[0][0], order.key),),)), order]
+
+    def _in(self, symbol, key):
+        """The symbol of an axis with its rows in another order."""
+        if (symbol, key) not in self._ordered:
+            self._ordered[symbol, key] = Symbol(symbol.name, symbol.size, symbol, key)
+        return self._ordered[symbol, key]
+
+    def reordered(self, t, axis, order):
+        """A Tensor with its rows in another order, or back in that of the input."""
+        if t.axes[axis] is None or len(t.axes[axis]) != 1:
+            raise ValueError("it brings features into an order that an input decides about")
+        (symbol,) = t.axes[axis]
+        if order.inverse and symbol.key is not order.key:
+            raise ValueError("it brings rows back that were in another order")
+        moved = symbol.base if order.inverse else self._in(symbol, order.key)
+        return [t._replace(axes=(*t.axes[:axis], (moved,), *t.axes[axis + 1 :]))]
 
     def step(self, t, axis, index):
         """The Tensor of one time step: the first or the last one; axis is of size 1 then."""
@@ -433,6 +470,8 @@ class Chain:
         (symbol,) = symbols
         if not t.plain:
             stage, block, component = self._parts(numbers)
+            if stage.time is None and stage.timed and symbol is not stage.inner:  # nobody takes a row of a batch
+                stage.time = symbol
             if symbol is not stage.time or (block != Y).any() or stage.lengths:
                 raise ValueError(
                     "it takes a part of an axis that is not known to be time, or of one that sequence_lens is about"
@@ -442,7 +481,7 @@ class Chain:
             blocks = np.full(numbers.shape, FIRST if index == 0 and symbol.size != 1 else LAST)
             if stage.reverse is not None:  # at its end, what a direction makes is its final h
                 blocks[stage.reverse[component] == (blocks == FIRST)] = FINAL
-            numbers = stage.first + blocks * stage.width + component
+            numbers = stage.first + blocks * (stage.width or 1) + component
         return t._replace(axes=(*t.axes[:axis], None, *t.axes[axis + 1 :]), payload=numbers)
 
     def reverse(self, call, t, axis):
@@ -457,19 +496,27 @@ class Chain:
         found.features = stage.features
         return [t._replace(payload=t.payload - stage.first + found.first)]
 
-    def flat(self, call, t):
+    def flat(self, node, t):
         """Steps and features of each sequence side by side."""
         from .. import Flatten
 
-        if len(t.axes) < 3 or any(t.axes[2:]):
+        if len(t.axes) < 3:
             raise ValueError(f"it makes one axis of time and features of {t}, expected (batch, time, features)")
-        stage, t = self._whole(call, axes.joined(t, [(0, 1), (1, 2), (2, len(t.axes))]))
+        stage, t = self._whole(node, axes.joined(t, [(0, 1), (1, 2), (2, len(t.axes))]))
         batch, time = t.axes[:2]
         if not stage.timed or batch is None or time is None or time[0] is not (stage.time or time[0]):
             raise ValueError("it makes one axis of features and another one, expected (batch, time, features)")
         features = Symbol("features", None)
-        found = self._child(call.node, stage, Flatten(), None, symbols={*batch, features}, time=None, timed=False)
+        found = self._child(node, stage, Flatten(), None, symbols={*batch, features}, time=None, timed=False)
         return [Tensor((batch, (features,)), np.full((1, 1), found.first))]
+
+    def flattened(self, node, t):
+        """What was reshaped, with a Flatten where time and the features of an input, all of them, became one axis."""
+        stages = [] if t.plain else self._stages_of(t.payload)
+        if len(stages) != 1 or stages[0].width is not None or len(t.axes) != 2 or len(t.axes[1] or ()) != 2:
+            return [t]
+        batch, (time, inner) = t.axes
+        return self.flat(node, t._replace(axes=(batch, (time,), (inner,)), payload=t.payload[..., None]))
 
     # What comes out
 
@@ -491,15 +538,21 @@ class Chain:
             raise ValueError("the output is numbers of the file, or of a shape")
         stage, t = self.settle(t)
         stage, t = self._repeated(stage.node, stage, t)
+        if stage.width is None and (t.payload.size != 1 or any(axis and len(axis) > 1 for axis in t.axes)):
+            raise ValueError(f"the output is not what {stage} makes, but parts of it, or in another order")
+        if any(symbol.key for symbol in t.symbols):
+            raise ValueError(f"the rows of what {stage} makes are in another order than those of the input")
         if stage.width is not None and not _in_order(t.payload.reshape(-1) - stage.first, stage.width):
             raise ValueError(f"the output is some of the features of {stage}, or they are in another order")
-        chain = [one for one in stage.chain() if one.layer is not None]
-        for one in chain:
-            if one.trouble:
-                raise ValueError(one.trouble)
-        if not chain:
+        found = []
+        while stage.layer is not None:
+            if stage.trouble:
+                raise ValueError(stage.trouble)
+            found.append(stage.layer)
+            stage = stage.parent
+        if not found:
             raise ValueError("the output is the input")
-        return [one.layer for one in chain[::-1]]
+        return found[::-1]
 
 
 def _output(stage, t):
@@ -523,8 +576,18 @@ def _outputs(stage, t, said):
 
 def _activation(stage, name, *numbers):
     """An Activation behind a stage, whose dtype says how its numbers are meant."""
-    dtype = next((one.layer.dtype for one in stage.chain() if one.layer and one.layer.dtype), np.float32)
-    return Activation((name, *(number(value, dtype) for value in numbers)))
+    return Activation((name, *(number(value, stage.dtype or np.float32) for value in numbers)))
+
+
+def _key(symbol):
+    return symbol and symbol.key
+
+
+def _key_of(lengths):
+    """The order of the rows that a sequence_lens is of."""
+    if not isinstance(lengths, Tensor) or len(lengths.axes) != 1 or not lengths.axes[0]:
+        return None
+    return lengths.axes[0][0].key
 
 
 def _in_order(order, width):
@@ -582,9 +645,11 @@ def _gelu(chain, call, t):
 def _gather(chain, call, x, indices):
     if not isinstance(x, Tensor):
         return chain.embedding(call, x, indices)
-    if not is_constant(indices):
+    if not is_constant(indices) and not isinstance(indices, Order):
         raise ValueError("its indices depend on an input")
     axis = position(x, call.attribute("axis", 0, int))
+    if isinstance(indices, Order):
+        return chain.reordered(x, axis, indices)
     if x.axes[axis] is not None:
         if indices.size != 1:
             raise ValueError("it takes many parts of an axis whose size an input decides about")
@@ -600,7 +665,7 @@ def _slice(chain, call, t, *arguments):
         if t.axes[n] is None:
             payload = payload[(slice(None),) * n + (part,)]
             t = t._replace(payload=payload)
-        elif part.step == -1 and part.start in (-1, (1 << 63) - 1) and part.stop < -(1 << 31) + 2:
+        elif part.step == -1 and (part.start == -1 or part.start >= axes.BEYOND) and part.stop <= -axes.BEYOND:
             (t,) = chain.reverse(call, t, n)
         else:
             t = chain.step(t, n, _single(part, t.axes[n]))
@@ -619,38 +684,55 @@ def _reverse_sequence(chain, call, t, lengths):
 
 def _single(part, axis):
     """The index of the only step that a slice of time takes."""
-    size = axis[0].size
-    ends = {-1: ((1 << 31) - 1, math.inf)}
-    if part.step in (None, 1) and part.start == -1 and (part.stop >= ends[-1][0] or part.stop == size):
-        return -1
-    if part.step in (None, 1) and part.stop == part.start + 1 and part.stop != 0:
-        return part.start
+    if part.step in (None, 1):
+        if part.start == -1 and (part.stop >= axes.BEYOND or part.stop == axis[0].size):
+            return -1
+        if part.stop == part.start + 1 and part.stop != 0:
+            return part.start
     raise ValueError(f"it takes the time steps {part.start} to {part.stop}, expected the last one")
 
 
 def _reshape(chain, call, t, target):
     try:
-        return axes.reshape(call, t, target)
+        return chain.flattened(call.node, *axes.reshape(call, t, target))
     except axes.MixedError:
         if len(target) != 2:
             raise
-        return chain.flat(call, t)
+        return chain.flat(call.node, t)
 
 
 def _flatten(chain, call, t):
     try:
-        return axes.flatten(call, t)
+        return chain.flattened(call.node, *axes.flatten(call, t))
     except axes.MixedError:
         if call.attribute("axis", 1, int) != 1:
             raise
-        return chain.flat(call, t)
+        return chain.flat(call.node, t)
+
+
+def _range(chain, call, start, limit, step):
+    """Of all rows: their places."""
+    size = limit.reshape(-1)[0]
+    if start != 0 or step != 1 or not isinstance(size, axes.Size) or size.count != 1 or len(size.symbols) != 1:
+        raise ValueError("it is a range that an input decides about")
+    return [Order(size.symbols[0], None, False)]
+
+
+def _scatter(chain, call, data, order, places):
+    """Rows' places put where an order takes them from: the way back."""
+    rows = isinstance(places, Order) and places.key is None and not places.inverse
+    if is_constant(places) and places.ndim == 1:
+        rows = axes.is_size(places.size, (order.symbol,)) and _in_order(places, places.size)
+    if not rows or not isinstance(order, Order) or call.attribute("axis", 0, int) not in (0, -1):
+        raise ValueError("it puts numbers in places that an input decides about")
+    return [order._replace(inverse=not order.inverse)]
 
 
 def _cast(chain, call, t):
-    if not t.plain:
+    if isinstance(t, Tensor) and not t.plain:
         stage, _ = chain.settle(t)
-        to_floats = call.attribute("to", None, int) in (1, 10, 11, 16)
-        if to_floats is (stage.layer is None and stage.integers):
+        integers = stage.layer is None and stage.integers
+        if integers is (call.attribute("to", None, int) in FLOATS):
             raise ValueError("it makes integers of features, or features of integers")
     return [t]
 
@@ -701,6 +783,7 @@ _HANDLERS = {
     "Transpose": _moved(axes.transpose), "Squeeze": _moved(axes.squeeze), "Unsqueeze": _moved(axes.unsqueeze),
     "Shape": _moved(axes.shape), "Concat": _moved(axes.concat), "Split": _moved(axes.split),
     "Expand": _moved(axes.expand), "Tile": _moved(axes.tile), "ConstantOfShape": _moved(axes.constant_of_shape),
+    "TopK": lambda chain, call, t, count: chain.top(call, t, count), "Range": _range, "ScatterElements": _scatter,
     "ReverseSequence": _reverse_sequence, "Reshape": _reshape, "Flatten": _flatten, "Gather": _gather, "Slice": _slice,
     "MatMul": _matmul, "Gemm": _gemm, "Add": _add, "Sub": _sub, "Mul": _mul, "Div": _div,
     "Softmax": lambda chain, call, t: chain.softmax(call, t),

@@ -24,6 +24,9 @@ _DTYPES = {
 _BFLOAT16 = 16
 _OTHERS = {8: "string", 14: "complex64", 15: "complex128"}
 
+# float32, float16, float64 and bfloat16.
+FLOATS = (1, 10, 11, 16)
+
 # The field of a tensor that has its numbers where raw_data has not, and what they are there: by ONNX's code.
 _FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data"}
 _BITS = {10: "<u2"}  # float16 stands there as its bits
@@ -105,10 +108,21 @@ def named(file):
 
 
 class Budget:
-    """The bytes that what is computed of a file may take in all: sixteen times the file, and 4 MB."""
+    """The bytes that what is made of a file may take in all: sixteen times the file, and 4 MB.
+
+    Those of its external data count as the file's own, and reading them as making.
+    """
 
     def __init__(self, file):
+        self.directory, self.opset = file.directory, file.opset
         self.left = (4 << 20) + 16 * file.model.ByteSize()
+        self._files = set()
+
+    def add(self, path):
+        """That a file of external data belongs to the model."""
+        if path not in self._files:
+            self._files.add(path)
+            self.left += 16 * os.path.getsize(path)
 
     def take(self, shape, itemsize):
         """Give this many bytes away, before they are allocated; a ValueError says that there are none left."""
@@ -119,7 +133,7 @@ class Budget:
         self.left -= needed
 
 
-def array_of(tensor, directory):
+def array_of(tensor, budget):
     """The numbers of a TensorProto as an ndarray: bfloat16 as float32, everything else as it is."""
     where = f"tensor {tensor.name!r}" if tensor.name else "a tensor"
     kind, dims = tensor.data_type, tuple(tensor.dims)
@@ -132,7 +146,7 @@ def array_of(tensor, directory):
     dtype, count = np.dtype(_DTYPES[kind]), math.prod(dims)
     external = tensor.data_location == tensor.EXTERNAL
     if external or tensor.HasField("raw_data"):
-        content = _external(tensor, where, directory, count * dtype.itemsize) if external else tensor.raw_data
+        content = _external(tensor, where, budget, count * dtype.itemsize) if external else tensor.raw_data
         if len(content) != count * dtype.itemsize:
             raise ValueError(f"{where} of shape {dims} has {len(content)} bytes, expected {count * dtype.itemsize}")
         values = np.frombuffer(content, dtype).reshape(dims)
@@ -153,9 +167,9 @@ def _converted(where, field, dtype):
         raise ValueError(f"{where} has a number that {dtype} can not hold: {error}") from None
 
 
-def _external(tensor, where, directory, size):
+def _external(tensor, where, budget, size):
     """The bytes of a tensor that stand in a file of their own, within the model's directory."""
-    if directory is None:
+    if budget.directory is None:
         raise ValueError(f"{where} is in a file of its own, and a model in memory has no directory: give its path")
     onnx = package()
     entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -164,16 +178,34 @@ def _external(tensor, where, directory, size):
         raise ValueError(f"{where} is in a file of its own, whose name is no text")
     if entries.get("length", str(size)) != str(size):
         raise ValueError(f"{where} of shape {tuple(tensor.dims)} has {entries['length']} bytes, expected {size}")
+    try:
+        budget.add(_checked_path(budget.directory, location, int(entries.get("offset", "0")), size))
+        budget.take((size,), 1)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{where} is in the file {location!r}, which can not be read: {error}") from None
     copy = onnx.TensorProto()  # with a length, or all that is behind the offset would be read
     copy.CopyFrom(tensor)
     del copy.external_data[:]
     for key, value in {"location": location, "offset": entries.get("offset", "0"), "length": str(size)}.items():
         copy.external_data.add(key=key, value=value)
     try:
-        onnx.external_data_helper.load_external_data_for_tensor(copy, directory)
+        onnx.external_data_helper.load_external_data_for_tensor(copy, budget.directory)
     except (ValueError, RuntimeError, OSError, onnx.checker.ValidationError) as error:
         raise ValueError(f"{where} is in the file {location!r}, which can not be read: {error}") from None
     return copy.raw_data
+
+
+def _checked_path(directory, location, offset, size):
+    """The path of a file that is within the directory and long enough: not every version of onnx looks."""
+    directory = os.path.realpath(directory)
+    path = os.path.realpath(os.path.join(directory, location))
+    if os.path.isabs(location) or ".." in location.split("/") or os.path.commonpath([directory, path]) != directory:
+        raise ValueError("it is not within the directory of the model")
+    _check_kind(path)
+    there = os.path.getsize(path)
+    if not 0 <= offset <= there - size:
+        raise ValueError(f"it has {there} bytes, expected {size} from byte {offset} on")
+    return path
 
 
 def attributes_of(node):

@@ -9,6 +9,9 @@ import numpy as np
 
 from .onnx_files import Budget, array_of, attributes_of, is_recurrent, name_of, of_type, package, title
 
+# Which inputs of a recurrent node are often given by who runs the model: sequence_lens, initial_h, initial_c.
+_GIVEN = (4, 5, 6)
+
 
 class NotConstantError(ValueError):
     """A value depends on an input of the model, or on an operator that is not computed here."""
@@ -92,13 +95,13 @@ def graphs(model):
 class Values:
     """The values of a model's names, each found when first asked for: ndarrays, or what ``symbols`` makes of others.
 
-    ``symbols`` has ``take(graph, name)`` for an input of a graph, and ``apply(node, values, file, budget)`` for a node
-    whose inputs are not all constant; among the values of a recurrent node there may be errors. None: there are
-    constants alone.
+    ``symbols`` has ``take(graph, name)`` for an input of a graph, and ``apply(node, values, budget)`` for a node whose
+    inputs are not all constant; sequence_lens and initial states of a recurrent one may be errors. None: there
+    are constants alone.
     """
 
     def __init__(self, file, symbols=None):
-        self._file, self._budget, self._symbols = file, Budget(file), symbols
+        self._budget, self._symbols = Budget(file), symbols
         self._found = {}  # (graph, name): the value, or the error that there is none
 
     def get(self, graph, name):
@@ -116,7 +119,7 @@ class Values:
                 if not needed:
                     self._find(*key)
                 elif key in active:
-                    raise ValueError(f"{name!r} is made of itself")
+                    raise ValueError(f"{key[1]!r} is made of itself")
                 active[key] = True
                 waiting += needed
             except ValueError as error:
@@ -143,7 +146,7 @@ class Values:
         if name in graph.made:
             self._make(graph, graph.made[name], name)
         elif name in graph.initial:
-            self._found[graph, name] = array_of(graph.initial[name], self._file.directory)
+            self._found[graph, name] = array_of(graph.initial[name], self._budget)
         elif name in graph.sparse:
             raise NotConstantError(f"{name!r} is sparse, expected a whole tensor")
         elif self._symbols is None:
@@ -153,13 +156,14 @@ class Values:
 
     def _make(self, graph, node, name):
         values = [self._found[graph.owner(other), other] if other else None for other in node.input]
-        errors = [value for value in values if isinstance(value, ValueError)]
-        if errors and not (self._symbols and is_recurrent(node)):
-            raise errors[0]
+        given = _GIVEN if self._symbols and is_recurrent(node) else ()
+        for n, value in enumerate(values):
+            if isinstance(value, ValueError) and n not in given:
+                raise value
         if self._symbols is None or all(value is None or is_constant(value) for value in values):
-            outputs = compute(node, values, self._file, self._budget)
+            outputs = compute(node, values, self._budget)
         else:
-            outputs = self._symbols.apply(node, values, self._file, self._budget)
+            outputs = self._symbols.apply(node, values, self._budget)
         self._found |= {(graph, output): value for output, value in zip(node.output, outputs, strict=False)}
         if (graph, name) not in self._found:
             raise ValueError(f"{title(node)} does not make so many outputs")
@@ -170,12 +174,12 @@ def is_constant(value):
     return isinstance(value, np.ndarray) and value.dtype != object
 
 
-def compute(node, inputs, file, budget):
+def compute(node, inputs, budget):
     """The outputs of a node, of its inputs: ndarrays, or None for one that is not given."""
     function = _FUNCTIONS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if function is None:
         raise NotConstantError(f"{title(node)} is no operator that cylstm computes of constants")
-    return called(function, Call(node, file, budget), inputs)
+    return called(function, Call(node, budget), inputs)
 
 
 def called(function, call, inputs, kind=ValueError):
@@ -191,9 +195,9 @@ def called(function, call, inputs, kind=ValueError):
 class Call:
     """What a function knows beside its inputs."""
 
-    def __init__(self, node, file, budget):
-        self.node, self.attributes, self.opset, self.directory = node, attributes_of(node), file.opset, file.directory
-        self.take = budget.take
+    def __init__(self, node, budget):
+        self.node, self.attributes, self.budget = node, attributes_of(node), budget
+        self.opset, self.take = budget.opset, budget.take
 
     def attribute(self, name, default, *types):
         """An attribute of one of these types."""
@@ -213,7 +217,7 @@ def constant(call):
     (found,) = call.attributes.items()
     name, value = found
     if name == "value":
-        return [array_of(of_type(call.node, name, value, package().TensorProto), call.directory)]
+        return [array_of(of_type(call.node, name, value, package().TensorProto), call.budget)]
     kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     if name not in kinds:
         raise ValueError(f"its attribute {name!r} is none of value, {', '.join(kinds)}")
@@ -328,6 +332,12 @@ def shape_part(call):
     return slice(call.attribute("start", None, int), call.attribute("end", None, int))
 
 
+def _reduce_prod(call, x, axes=None):
+    if axes is not None or "axes" in call.attributes:
+        raise ValueError("it has axes, expected a product of all")
+    return [np.prod(x, keepdims=bool(call.attribute("keepdims", 1, int)))]
+
+
 def _expand(call, x, shape):
     shape = np.broadcast_shapes(x.shape, tuple(shape.tolist()))
     call.take(shape, x.itemsize)
@@ -348,7 +358,7 @@ def _constant_of_shape(call, shape):
 def filling(call):
     """What a node ConstantOfShape fills its output with: a scalar."""
     value = call.attribute("value", None, package().TensorProto)
-    return np.float32(0) if value is None else array_of(value, call.directory).reshape(-1)[0]
+    return np.float32(0) if value is None else array_of(value, call.budget).reshape(-1)[0]
 
 
 def _of_two(function):
@@ -374,7 +384,7 @@ def _where(call, condition, a, b):
 _FUNCTIONS = {
     "Constant": constant, "Identity": _identity, "Cast": _cast, "Slice": _slice, "Concat": _concat,
     "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Transpose": _transpose, "Reshape": _reshape, "Flatten": _flatten,
-    "Split": _split, "Gather": _gather, "Shape": _shape, "Expand": _expand, "Tile": _tile,
+    "Split": _split, "Gather": _gather, "Shape": _shape, "ReduceProd": _reduce_prod, "Expand": _expand, "Tile": _tile,
     "ConstantOfShape": _constant_of_shape, "Where": _where, "Equal": _of_two(np.equal), "Add": _of_two(np.add),
     "Sub": _of_two(np.subtract), "Mul": _of_two(np.multiply), "Div": _of_two(_divided),
 }  # fmt: skip

@@ -13,8 +13,10 @@ from ..wrappers import Bidirectional, Final
 from .gates import reorder
 from .onnx_files import package
 
-# Those whose operators are written in one way. LayerNormalization begins with 17, Gelu with 20.
+# Those whose operators are written in one way, and the version of the format that each came with: of the last one up to
+# it. LayerNormalization begins with 17, Gelu with 20.
 OPSETS = (13, 22)
+_IR_VERSIONS = {14: 7, 18: 8, 20: 9, 22: 10}
 
 # A file of protocol buffers is no larger.
 _MAX_BYTES = (1 << 31) - (1 << 20)
@@ -128,7 +130,7 @@ class _Writer:
         constants = [self._onnx.numpy_helper.from_array(array, name) for name, array in self._constants.items()]
         graph = helper.make_graph(self._nodes, "cylstm", self._inputs, outputs, constants)
         opsets = [helper.make_opsetid("", self._opset)]
-        version = helper.find_min_ir_version_for(opsets)
+        version = next(version for last, version in _IR_VERSIONS.items() if self._opset <= last)
         return helper.make_model(graph, opset_imports=opsets, ir_version=version, producer_name="cylstm")
 
     # Nodes

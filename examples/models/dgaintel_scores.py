@@ -1,15 +1,15 @@
 """A detector of domain names that a program made up: dgaintel's model, which Keras 2 saved and Keras 3 can not open.
 
 The package dgaintel [1]_ has a model of TensorFlow 2.0's Keras in an .h5 file: an embedding of characters, a
-convolution, a pooling, an LSTM and a Dense. The file is opened without TensorFlow: ``cylstm.from_keras(path, layer=...)``
-takes out the layers that cylstm has, one by one, and NumPy does the convolution between them. The names are encoded as
-the package does it: 82 characters, of which the missing ones are index 0.
+convolution, a pooling, an LSTM and a Dense. The file is opened without TensorFlow:
+``cylstm.from_keras(path, layer=...)`` takes out the layers that cylstm has, one by one, and NumPy does the convolution
+between them. The names are encoded as the package does it: 82 characters, of which the missing ones are index 0.
 
     python examples/models/dgaintel_scores.py [NAME ...] [--model PATH]
 
 PATH is that of the .h5 file, by default in the installed package, which is looked for and not imported (it needs
-TensorFlow): ``pip install --no-deps dgaintel``. It prints a score for each name, 0 for one that people would choose to 1
-for one that a program made, and what it checked; it exits with 1 where a check fails.
+TensorFlow): ``pip install --no-deps dgaintel``. It prints a score for each name, 0 for one that people would choose to
+1 for one that a program made, and what it checked; it exits with 1 where a check fails.
 
 .. [1] https://pypi.org/project/dgaintel/
 """

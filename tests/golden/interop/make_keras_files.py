@@ -7,10 +7,11 @@
     python make_keras_files.py check grid.npz.xz                               where cylstm is: holds it against them
 
 An .npz, which xz makes a tenth of its size, holds for each model NAME the bytes of its file as NAME/file, its inputs
-and outputs as NAME/x and NAME/y, dL/dx for L = sum(y * NAME/dy) as NAME/dx where Keras runs on PyTorch, and what is
-called with it: NAME/about, a JSON text. The weights are uniform, of one generator that the name seeds. Layers of cuDNN
-run on no CPU: their files are of Keras 2.15, and so are their outputs, by the plain layers that it loads their weights
-into.
+and outputs as NAME/x and NAME/y, dL/dx for L = sum(y * NAME/dy) as NAME/dx where Keras runs on PyTorch, and NAME/about,
+a JSON text: the suffix of the file, whether it is of weights alone, whether hard_sigmoid is this Keras' default, and
+what else is to be known. The weights are uniform, of one generator that the name seeds. Layers of cuDNN run on no CPU:
+their files are of Keras 2.15, and so are their outputs, by the plain layers that it loads their weights into. (A
+session of TensorFlow 1 refuses a graph with an operation that no device has, so there are none of Keras 2.2.4.)
 """
 
 import io
@@ -78,7 +79,9 @@ class Grid:
         self.dtypes()
         if self.keras3:
             self.of_keras_3()
-        elif not self.old:  # whose sessions refuse a graph with an operation that no device has
+        elif self.old:
+            self.cases["tensorflow_1_14.h5"] = (self.tensorflow_1, ".h5", False, True, {})
+        else:
             self.cudnn()
 
     def single(self, kind, cls, options, masked):
@@ -262,6 +265,16 @@ class Grid:
         finally:
             self.keras.backend.set_floatx("float32")
 
+    def tensorflow_1(self):
+        """Of tf.keras "2.2.4-tf", whose Bidirectional has zeros in masked steps, unlike that of Keras 2.2.4."""
+        from tensorflow import keras
+
+        L = keras.layers
+        return keras.models.Sequential([
+            L.Masking(input_shape=(STEPS, FEATURES)), L.Bidirectional(L.LSTM(UNITS, return_sequences=True)),
+            L.GRU(UNITS, go_backwards=True, return_sequences=True), L.LayerNormalization(), L.LeakyReLU(),
+        ])  # fmt: skip
+
     def cudnn(self):
         """Layers of cuDNN, which no CPU runs: Keras itself turns their weights into those of the plain layers."""
         for cls, options in (("LSTM", {}), ("GRU", {"reset_after": True})):
@@ -327,7 +340,7 @@ class Grid:
             with open(path, "rb") as file:
                 found["file"] = np.frombuffer(file.read(), np.uint8)
         found.update(self.outputs(model, x, rng))
-        found["about"] = np.array(json.dumps(dict(about, suffix=suffix)))
+        found["about"] = np.array(json.dumps(dict(about, suffix=suffix, hard=self.old)))
         return found
 
     def outputs(self, model, x, rng):

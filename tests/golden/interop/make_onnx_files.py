@@ -4,7 +4,7 @@ Run it from anywhere; the files land beside it::
 
     pip install torch==2.13.0 onnx onnxruntime onnxscript
     python tests/golden/interop/make_onnx_files.py              # both files
-    python tests/golden/interop/make_onnx_files.py --check 500  # instead: so many random nodes against cylstm, no file
+    python tests/golden/interop/make_onnx_files.py --check 500  # no file: random nodes and models, against cylstm
 
 ``nodes``: single LSTM, GRU and RNN nodes with every attribute and input, in every opset from 7 to 22. Run by
 onnxruntime, in float32; with layout=1, or in float64, by onnx's reference evaluator, which ignores sequence_lens and
@@ -18,12 +18,14 @@ A file is one of ../store.py: of a case, ``about`` has
     options     of a node, {"layout": 0 or 1}; of a graph, the order of axes {"x": "btf", "y": "bf"}
     source      who computed the outputs
 
-and ``arrays`` has "model", its bytes, and inputs and outputs by ONNX's names for a node, x and y for a graph.
+and ``arrays`` has "model", its bytes, and inputs and outputs by ONNX's names for a node, x, lengths where the graph has
+them, and y for a graph.
 """
 
 import argparse
 import io
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -278,6 +280,45 @@ def torch_models():
     yield "rnn_bidirectional", Model(nn.RNN(3, 4, bidirectional=True), every), "tbf", "tbf", False
 
 
+def packed_models():
+    """(name, module, what it takes of y and h_n): sequences of many lengths."""
+    import torch
+    from torch import nn
+    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+    class Packed(nn.Module):
+        def __init__(self, recurrent, head, of_final, enforce_sorted):
+            super().__init__()
+            self.recurrent, self.head = recurrent, head
+            self.of_final, self.enforce_sorted = of_final, enforce_sorted
+
+        def forward(self, x, lengths):
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=self.enforce_sorted)
+            y, end = self.recurrent(packed)
+            if self.of_final:
+                return self.head(torch.cat([end[-2], end[-1]], 1))
+            return self.head(pad_packed_sequence(y, batch_first=True)[0])
+
+    torch.manual_seed(1)
+    options = {"num_layers": 2, "batch_first": True, "bidirectional": True}
+    for enforce_sorted in (False, True):
+        end = "sorted" if enforce_sorted else "unsorted"
+        yield f"packed_{end}", Packed(nn.LSTM(3, 4, **options), nn.Linear(8, 2), False, enforce_sorted), "btf"
+        yield f"packed_final_{end}", Packed(nn.GRU(3, 4, **options), nn.Linear(8, 2), True, enforce_sorted), "bf"
+
+
+def export_packed(module, x, lengths):
+    """The bytes of a model by PyTorch's old exporter: the new one can not write this."""
+    import torch
+
+    buffer = io.BytesIO()
+    axes = {"x": {0: "a", 1: "b"}, "lengths": {0: "a"}}
+    torch.onnx.export(
+        module, (x, lengths), buffer, dynamo=False, input_names=["x", "lengths"], dynamic_axes=axes, opset_version=17
+    )  # fmt: skip
+    return buffer.getvalue()
+
+
 def export(module, x, new, folded=True):
     """The bytes of a model by one of PyTorch's exporters, batch and time left open."""
     import torch
@@ -317,6 +358,17 @@ def graph_cases():
             yield f"{name}_{kind}", ({"kind": "graph", "options": {"x": x_axes, "y": y_axes}, "source": source}, arrays)
 
 
+    for name, module, y_axes in packed_models():
+        module.eval()
+        x, lengths = torch.randn(4, 5, 3), torch.tensor([5, 4, 2, 1] if name.endswith("_sorted") else [2, 5, 1, 4])
+        model = onnx.load_from_string(export_packed(module, x, lengths))
+        (y,) = run_runtime(model, {"x": x.numpy(), "lengths": lengths.numpy()})
+        source = f"PyTorch {torch.__version__}, old exporter; onnxruntime {onnxruntime.__version__}"
+        content = np.frombuffer(_bare(model), np.uint8)
+        arrays = {"model": content, "x": x.numpy(), "lengths": lengths.numpy(), "y": y}
+        yield f"{name}_old", ({"kind": "graph", "options": {"x": "btf", "y": y_axes}, "source": source}, arrays)
+
+
 def _bare(model):
     """The bytes of a model without the names and metadata of its making."""
     model.graph.ClearField("value_info")
@@ -325,6 +377,63 @@ def _bare(model):
         node.ClearField("doc_string")
         node.ClearField("metadata_props")
     return model.SerializeToString()
+
+
+def random_models(count):
+    """Sequentials of layers that ONNX has, each with an x."""
+    import cylstm
+
+    rng = np.random.default_rng(1)
+
+    def chance(p):
+        return bool(rng.random() < p)
+
+    def recurrent(width):
+        kind, options = [cylstm.LSTM, cylstm.GRU, cylstm.RNN][rng.integers(3)], {}
+        if chance(0.4):
+            options = {"bidirectional": True, "merge": str(rng.choice(["concat", "sum", "mul", "average"]))}
+        elif chance(0.3):
+            options["reverse"] = True
+        if kind is not cylstm.RNN and chance(0.4):
+            options |= {"peepholes": True} if kind is cylstm.LSTM else {"reset_after": False}
+        options |= {"clip": {"gates": 0.5}} if chance(0.2) else {}
+        return kind(width, int(rng.integers(1, 5)), int(rng.integers(1, 3)), bias=chance(0.8), rng=rng, **options)
+
+    for _ in range(count):
+        width, timed, layers = int(rng.integers(1, 4)), True, []
+        x = draw("x", 3, int(rng.integers(1, 6)), width).astype(np.float32)
+        for _ in range(rng.integers(1, 7)):
+            layer = recurrent(width)
+            if not timed:
+                layer = cylstm.Repeat(int(rng.integers(2, 4)))
+            elif chance(0.5):
+                out = int(rng.integers(1, 4))
+                layer = [
+                    cylstm.Final(layer), cylstm.Dense(width, out, chance(0.7), str(rng.choice(["relu", "softmax"]))),
+                    cylstm.LayerNorm(width), cylstm.Reverse(), cylstm.Activation(("affine", 0.5, 0.25)),
+                ][rng.integers(5)]  # fmt: skip
+            layers.append(layer)
+            shape = layer._output_shape((3, 4, width) if timed else (3, width))
+            timed, width = len(shape) == 3, shape[-1]
+        yield cylstm.Sequential(layers), x
+
+
+def check_models(count):
+    """What cylstm.to_onnx writes against onnxruntime, and the way back; the worst difference."""
+    import cylstm
+
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.onnx"
+        for model, x in random_models(count):
+            cylstm.to_onnx(model, path)
+            y = model.forward(x)[0]
+            found = run_runtime(onnx.load(path), {"x": x})[0]
+            back = cylstm.from_onnx(path).forward(x)[0]
+            worst = max(worst, (abs(found - y) / np.maximum(1, abs(y))).max())
+            if not (worst < 2e-5 and np.array_equal(back, y)):
+                raise SystemExit(f"{model}: differs by {worst}, or comes back as another model")
+    print(f"{count} models, worst {worst:.2e} of max(1, |y|)")
 
 
 def check(count):
@@ -352,6 +461,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.check:
         check(arguments.check)
+        check_models(arguments.check)
         return
     warnings.simplefilter("ignore")
     save(HERE / "onnx_models_nodes.npz", {name: node_case(**arguments) for name, arguments in node_cases()})
