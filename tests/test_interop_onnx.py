@@ -1045,6 +1045,16 @@ def test_what_onnx_has_not_is_refused_by_name_and_nothing_is_written(tmp_path, m
     assert path.read_bytes() == b"what was there"
 
 
+def test_a_model_of_any_features_that_takes_no_sequences_is_written_for_rows(tmp_path):
+    rows = draw(22, 2, 3)
+    model = cylstm.Sequential([cylstm.Activation("relu"), cylstm.Repeat(4)])
+    for written in (model, cylstm.Repeat(4)):
+        cylstm.to_onnx(written, path := tmp_path / "model.onnx")
+        found = onnx.reference.ReferenceEvaluator(str(path)).run(None, {"x": rows})[0]
+        y = written.forward(rows)
+        assert np.array_equal(found, y[0] if isinstance(y, tuple) else y)
+
+
 def test_arguments_of_to_onnx_are_checked(tmp_path):
     path, gru = tmp_path / "model.onnx", cylstm.GRU(3, 4, rng=0)
     for arguments, options, error, message in (
