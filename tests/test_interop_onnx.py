@@ -361,6 +361,18 @@ REFUSED = {
         [("Cast", "H", "a", {"to": 6}), ("Cast", "a", "b", {"to": 1}), ("Tanh", "b", "y")], {},
         "Cast_1.*makes integers of features",
     ),
+    "a step for each of x": (
+        [("Split", "H", "a,b"), ("Shape", "x", "s"), ("Slice", "s,zero,one", "t"),
+         ("Concat", "t,one,one", "shape", {"axis": 0}), ("Expand", "a,shape", "y")],
+        {"zero": integers(0), "one": ONE}, "axes are not those of what node 'GRU_0'",
+    ),
+    "a Softmax of one direction": (
+        [("Gather", "Y,zero", "a", {"axis": 1}), ("Softmax", "a", "y")], {"zero": np.array(0, np.int64)},
+        "takes features of node 'GRU_0' .GRU. in another order, or not all of them",
+    ),
+    "a gate": (
+        [("Split", "H", "a,b"), ("Sigmoid", "a", "d"), ("Mul", "d,b", "y")], {}, "Mul_3.*make side by side",
+    ),
     "numbers alone": ([("Identity", "zero", "y")], {"zero": np.float32(0)}, "the output is numbers of the file"),
 }  # fmt: skip
 
@@ -463,6 +475,8 @@ def test_lengths_of_some_nodes_alone_are_no_chain():
     for nodes, message in (
         ([first, head, ("GRU", "a,W4,R,B", "Z,J", GRU[3]), ("Squeeze", "Z,one", "y")], "sequence_lens is not that of"),
         ([first, head, ("Gather", "a,last", "y", {"axis": 0})], "or of one that sequence_lens is about"),
+        ([first, ("GRU", "x,W,R,B", "Z,J", GRU[3] | {"direction": "reverse"}), ("Concat", "H,J", "y", {"axis": 2})],
+         "make side by side"),
     ):
         arrays = {"one": ONE, "last": LAST, "W4": draw(17, 1, 12, 4)}
         with pytest.raises(ValueError, match=message):
@@ -968,7 +982,15 @@ def test_what_is_written_runs_in_onnxruntime_to_the_same_numbers(tmp_path, lengt
     runtime = pytest.importorskip("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
-    for model in [*written_models("float32"), cylstm.LSTM(3, 4, coupled="f=1-i", clip={"gates": 0.5}, rng=0)]:
+    numbers = ("hard_sigmoid", 0.25, 0.375), ("scaled_tanh", 0.75, 0.5), ("elu", 0.5)
+    others = [  # which the evaluator above does not know
+        cylstm.LSTM(3, 4, coupled="f=1-i", clip={"gates": 0.5}, rng=0),
+        cylstm.LSTM(3, 4, activations=numbers, peepholes=True, bidirectional=True, rng=0),
+        cylstm.LSTM(3, 4, activations=("sigmoid", "linear", ("affine", 0.5, 0.25)), bidirectional=True, rng=0),
+        cylstm.GRU(3, 4, activations=numbers[:2], bidirectional=True, rng=0),
+        cylstm.RNN(3, 4, nonlinearity=("leaky_relu", 0.25), bidirectional=True, clip={"gates": 0.5}, rng=0),
+    ]
+    for model in [*written_models("float32"), *others]:
         if lengths and any(word in repr(model) for word in ("Reverse()", "Flatten", "Activation")):
             continue
         cylstm.to_onnx(model, path := tmp_path / "model.onnx", lengths=lengths, states=states)
@@ -1021,6 +1043,16 @@ def test_what_onnx_has_not_is_refused_by_name_and_nothing_is_written(tmp_path, m
         cylstm.to_onnx(model, path)
     assert os.listdir(tmp_path) == ["model.onnx"]
     assert path.read_bytes() == b"what was there"
+
+
+def test_a_model_of_any_features_that_takes_no_sequences_is_written_for_rows(tmp_path):
+    rows = draw(22, 2, 3)
+    model = cylstm.Sequential([cylstm.Activation("relu"), cylstm.Repeat(4)])
+    for written in (model, cylstm.Repeat(4)):
+        cylstm.to_onnx(written, path := tmp_path / "model.onnx")
+        found = onnx.reference.ReferenceEvaluator(str(path)).run(None, {"x": rows})[0]
+        y = written.forward(rows)
+        assert np.array_equal(found, y[0] if isinstance(y, tuple) else y)
 
 
 def test_arguments_of_to_onnx_are_checked(tmp_path):

@@ -342,5 +342,5 @@ def save(model, path):
         np.savez(content, **to_torch_state_dict(model))
         saving._replace(path, content.getvalue())
     else:
-        why = ": cylstm writes no pickles; torch.load_state_dict takes the arrays of an .npz" if "pt" in suffix else ""
+        why = ": cylstm writes no pickles; load_state_dict takes those of an .npz, as tensors" if "pt" in suffix else ""
         raise ValueError(f"{path} ends with {suffix!r}, expected .safetensors, .onnx or .npz{why}")

@@ -60,7 +60,8 @@ def to_onnx(model, path, *, opset=17, lengths=False, states=False):
     Notes
     -----
     The input "x" and the output "y" are as the model has them: of a Sequential batch-first, of a single layer as its
-    ``batch_first`` says. Sizes of batch and time are left open. The final states are outputs too: "h_n" and "c_n" of a
+    ``batch_first`` says; of a model that takes both, x is of sequences, (batch, time, features), and not of rows of
+    features. Sizes of batch and time are left open. The final states are outputs too: "h_n" and "c_n" of a
     single layer, "0.h_n" of layer "0" of a Sequential; initial states are "0.h_0".
 
     A file of a float64 model is in ONNX's double, which onnxruntime's LSTM, GRU and RNN do not take; onnx's reference
@@ -110,7 +111,7 @@ class _Writer:
             first = next(iter(first._layers))
         helper, single = self._onnx.helper, isinstance(model, Recurrent)
         self._time_major = single and not model.batch_first
-        self._timed = model._input_width is None or _takes(model, 3)
+        self._timed = isinstance(first, Embedding) or _takes(model, 3)
         axes = ["time", "batch"] if self._time_major else ["batch", "time"] if self._timed else ["batch"]
         element = helper.np_dtype_to_tensor_dtype(self._dtype)
         kind = self._onnx.TensorProto.INT64
