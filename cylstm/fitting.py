@@ -1,7 +1,7 @@
 """fit: the loop over epochs and batches, with what belongs to it: history, callbacks, checkpoints.
 
 Knows a model by what it does with rows of arrays: ``_as_rows`` (convert and check once), ``_rows_pass`` (forward of a
-batch), ``_pass_backward``, ``evaluate``, ``parameters``; an optimiser by ``_step``; losses and metrics as functions.
+batch), ``_pass_backward``, ``evaluate``, ``parameters``; an optimiser by ``step``; losses and metrics as functions.
 Knows no layer and does no arithmetic but the means that it reports. ``x`` and ``lengths`` may be tuples of arrays
 throughout: a model with two inputs has two of each.
 """
@@ -172,11 +172,13 @@ class Training:
     def _update(self, gradients):
         """One step of the optimiser, unless the gradient is not finite or a parameter would no longer be."""
         optimizer, steps = self.optimizer, self.optimizer.steps
+        optimizer._finite = True
         try:
-            optimizer._step([gradients], finite=True)
+            optimizer.step([gradients])
         except FloatingPointError as error:
             raise self._broken(error, made=optimizer.steps > steps) from None
         finally:
+            optimizer._finite = False
             self._fresh = self._fresh and optimizer.steps == steps
 
     def _clip(self, gradients):

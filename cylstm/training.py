@@ -45,6 +45,10 @@ class _Optimizer:
     _squares: tuple[str, ...] = ()
     _arguments: tuple[str, ...]
 
+    #: Whether a gradient that is not finite, and a parameter that would not be, is a FloatingPointError: ``fit`` asks for
+    #: it. The parameters are those of before the step then.
+    _finite = False
+
     def __init__(self, layers, lr):
         self.lr = lr
         self.steps = 0
@@ -137,19 +141,12 @@ class _Optimizer:
         ValueError
             If there are not as many as layers, or names or shapes are not those of the layer.
         """
-        self._step(gradients, False)
-
-    def _step(self, gradients, finite):
-        """A step; if ``finite``, a FloatingPointError where a gradient is not finite or a parameter would not be.
-
-        The parameters are those of before then.
-        """
         self._bound()
         _check_list("gradients", gradients)
-        changes, leaves = collect(gradients, self.layers, self._slots, finite)
+        changes, leaves = collect(gradients, self.layers, self._slots, self._finite)
         with Turn(leaves):
             lr = self.lr
-            apply(self._rule, changes, lambda steps: self._numbers(steps, lr), _Snapshot, self, finite)
+            apply(self._rule, changes, lambda steps: self._numbers(steps, lr), _Snapshot, self, self._finite)
 
     def _state(self):
         """The arrays and numbers of ``state_dict``, themselves."""

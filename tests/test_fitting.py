@@ -397,6 +397,19 @@ def test_ctrl_c_at_any_moment_leaves_a_model_that_trains_on():
     assert len(quiet(model, x, y)["loss"]) == 1 and np.isfinite(model.predict(x)).all()
 
 
+def test_an_optimiser_of_ones_own_makes_the_steps():
+    made = []
+
+    class Own(cylstm.SGD):
+        def step(self, gradients):
+            made.append(len(gradients))
+            super().step(gradients)
+
+    x, y = data()
+    quiet(many_to_one(), x, y, optimizer=Own(lr=0.1), batch_size=N, epochs=3)
+    assert made == [1, 1, 1]
+
+
 def test_an_update_that_is_not_finite_is_taken_back():
     x, y = data()
     model = many_to_one()
