@@ -45,8 +45,8 @@ class _Optimizer:
     _squares: tuple[str, ...] = ()
     _arguments: tuple[str, ...]
 
-    #: Whether a gradient that is not finite, and a parameter that would not be, is a FloatingPointError: ``fit`` asks for
-    #: it. The parameters are those of before the step then.
+    #: Whether a gradient that is not finite, and a parameter that would not be, is a FloatingPointError, the parameters
+    #: those of before the step: ``fit`` asks for it.
     _finite = False
 
     def __init__(self, layers, lr):
