@@ -355,6 +355,14 @@ def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_parameters():
     assert_same_parameters(model, expected)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C is KeyboardInterrupt: a parent, a shell that runs tests in its background, may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def raise_it():
     raise KeyboardInterrupt
 
@@ -364,7 +372,7 @@ def send_it():
 
 
 @pytest.mark.parametrize("interrupt", [raise_it, send_it])
-def test_ctrl_c_leaves_the_last_whole_step_and_the_whole_epochs(interrupt, capsys):
+def test_ctrl_c_leaves_the_last_whole_step_and_the_whole_epochs(interrupt, interruptible, capsys):
     x, y = data()
     model, expected = many_to_one(), many_to_one()
 
@@ -385,7 +393,7 @@ def test_ctrl_c_leaves_the_last_whole_step_and_the_whole_epochs(interrupt, capsy
     assert_same_parameters(model, expected)
 
 
-def test_ctrl_c_at_any_moment_leaves_a_model_that_trains_on():
+def test_ctrl_c_at_any_moment_leaves_a_model_that_trains_on(interruptible):
     x, y = data()
     model = many_to_one()
     timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))

@@ -83,17 +83,17 @@ def test_a_step_with_out_allocates_nothing(batch_size, kind):
         tracemalloc.start()
         for _ in range(100):
             step(x, out)
-        tracemalloc.reset_peak()
-        size = tracemalloc.get_traced_memory()[0]
-        for _ in range(5000):
-            step(x, out)
-        _, peak = tracemalloc.get_traced_memory()
+        peaks = []
+        while len(peaks) < 5 and (not peaks or min(peaks) >= 500):  # other threads, of pytest's, allocate now and then
+            tracemalloc.reset_peak()
+            size = tracemalloc.get_traced_memory()[0]
+            for _ in range(5000):
+                step(x, out)
+            peaks.append(tracemalloc.get_traced_memory()[1] - size)
     finally:
         tracemalloc.stop()
         gc.enable()
-    assert (
-        peak - size < 500
-    )  # an output array is 112 bytes and its data: 5000 of them would be half a million
+    assert min(peaks) < 500, peaks  # an output array is 112 bytes and its data: 5000 of them would be half a million
 
 
 @pytest.mark.parametrize("part", ["inference", "training", "streams", "writers"])
