@@ -52,7 +52,7 @@ class Report:
     Attributes
     ----------
     ok : bool
-        Whether all arrays agree within the tolerance.
+        Whether all arrays agree within the tolerance; ``bool(report)``, too.
     rows : tuple of Comparison
         The layers in order, as far as the reference tells of them, then y and the states.
     first : Comparison or None
@@ -81,6 +81,9 @@ class Report:
     def ok(self):
         """Whether all arrays agree."""
         return self.first is None
+
+    def __bool__(self):
+        return self.ok
 
     @property
     def scaled(self):
@@ -133,8 +136,8 @@ def verify(model, reference, x, *, lengths=None, state=None, tolerance=None, tim
         - an ``onnxruntime.InferenceSession``: lengths and initial states go to its inputs of their rank;
         - a ``torch.nn.Module``: run in eval mode without gradients, of an ``nn.Sequential`` each child by itself;
         - a model of Keras: what its ``predict`` gives;
-        - arrays: y; (y, state); a list with one array (or None) for each layer; a mapping with names of layers, "y",
-          "h_n" and "c_n" among its keys, as an opened ``.npz`` is;
+        - arrays, or tensors of PyTorch: y; (y, state); a list with one array (or None) for each layer; a mapping with
+          names of layers, "y", "h_n" and "c_n" among its keys, as an opened ``.npz`` is;
         - another layer or model of cylstm.
     x : ndarray
         As ``model.forward`` takes it.

@@ -39,6 +39,12 @@ def test_a_model_agrees_with_its_own_numbers():
     assert "agrees, tolerance 2e-05" in repr(report)
 
 
+def test_a_report_is_true_where_all_agrees():
+    y = LSTM.forward(X)[0]
+    assert verify(LSTM, y, X)
+    assert not verify(LSTM, y + 1, X)
+
+
 def test_the_first_difference_is_found_in_time_and_its_size_told():
     y = LSTM.forward(X)[0]
     y[2, 1, 3] += 0.25
@@ -499,6 +505,17 @@ def test_of_a_model_of_keras_predict_is_asked(return_state):
 
     report = verify(MODEL, Model(), ROWS)
     assert report.ok and [row.name for row in report.rows] == ["y"]
+
+
+def test_tensors_that_a_module_gave_are_arrays_with_gradients_or_without():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.LSTM(5, 4)
+    layer, x = cylstm.from_torch(module), torch.from_numpy(X)
+    y, state = module(x)
+    for reference in (y, y.detach(), (y, state), [y], {"y": y, "h_n": state[0], "c_n": state[1]}):
+        assert verify(layer, reference, X).ok
+    assert verify(layer, lambda x: module(torch.from_numpy(x)), X).ok
+    assert verify(layer, y.detach() + 0.5, X).first.max_abs == pytest.approx(0.5, abs=1e-6)
 
 
 def test_children_of_a_sequential_of_torch_are_compared_one_by_one():

@@ -96,14 +96,14 @@ def arrays_of(state):
         return []
     if isinstance(state, (tuple, list)):
         return [array for part in state for array in arrays_of(part)]
-    return [np.asarray(state)]
+    return [_array(state)]
 
 
 def answers(reference, given, time_major):
     """The ways to read a reference, the likeliest first: more than one where its axes may be in either order."""
     if isinstance(reference, Layer):
         return [_of_layer(reference, given)]
-    if isinstance(reference, np.ndarray):
+    if isinstance(reference, np.ndarray) or _is_tensor(reference):
         return _either(Answer(reference), given, time_major)
     if isinstance(reference, Mapping):
         return _either(_of_mapping(reference, given), given, time_major)
@@ -151,7 +151,7 @@ def _mapped(answer, change, change_state=np.asarray):
 
 
 def _numbers(name, value):
-    array = np.asarray(value)
+    array = _array(value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} of the reference is a {type(value).__name__} of dtype {array.dtype}, expected numbers")
     return array
@@ -402,8 +402,15 @@ def _tensor(torch, module, array):
     return tensor.to(parameter.device, parameter.dtype if array.dtype.kind == "f" else torch.long)
 
 
-def _array(tensor):
-    tensor = tensor.detach().cpu()
+def _is_tensor(value):
+    return hasattr(value, "detach")
+
+
+def _array(value):
+    """A tensor, with gradients or without, or what NumPy takes."""
+    if not _is_tensor(value):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
     return (tensor if tensor.dtype.itemsize >= 4 else tensor.float()).numpy()  # NumPy has no bfloat16
 
 
@@ -420,7 +427,7 @@ def _flat(parts):
     for part in parts:
         if isinstance(part, (tuple, list)):
             yield from _flat(part)
-        elif hasattr(part, "detach"):
+        elif _is_tensor(part):
             yield part
 
 
