@@ -308,7 +308,7 @@ def test_convert_to_onnx_is_verified_by_verify(capsys):
         (["model.safetensors", "model.safetensors"], 2, "SRC and DST are one file"),
         (["model.safetensors", "./model.safetensors"], 2, "SRC and DST are one file"),
         (["model.safetensors", "out.txt"], 1, "expected .safetensors, .onnx or .npz"),
-        (["model.safetensors", "out.pt"], 1, "cylstm writes no pickles"),
+        (["model.safetensors", "out.pt"], 1, "writes no pickles; the arrays of an .npz are a state dict"),
         (["model.safetensors", "out.npz", "--node", "x"], 2, "--node came with model.safetensors, a model of cylstm"),
         (["model.safetensors", "missing/out.safetensors"], 1, "missing"),
         (["missing.pt", "out.safetensors"], 1, "missing.pt"),
