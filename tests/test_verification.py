@@ -442,6 +442,20 @@ def test_indices_have_a_time_axis_too(shape, note):
         assert report.ok and len(report.notes) == len(note)
 
 
+def test_a_session_has_the_states_of_many_layers_in_one_array(tmp_path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    stack, path = cylstm.LSTM(5, 4, 2, rng=0), str(tmp_path / "stack.onnx")
+    cylstm.to_onnx(stack, path, states=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    layers = cylstm.from_onnx(path)
+    assert len(layers) == 2
+    x = X.swapaxes(0, 1).copy()
+    assert verify(layers, session, x, time_major=True).ok
+    states = [(numbers(1, 3, 4, seed=n), numbers(1, 3, 4, seed=n + 1)) for n in (1, 3)]
+    assert verify(layers, session, x, state=states, time_major=True).ok
+
+
 def test_an_input_that_nobody_knows_asks_for_a_callable():
     session = Session(LSTM, [Value("x", ["T", "B", 5]), Value("sr", [], "tensor(int64)")])
     with pytest.raises(ValueError, match=r"an input 'sr' \[\] of tensor\(int64\).*give a callable"):

@@ -299,7 +299,10 @@ def _orders_of_session(shape, given, time_major):
 def _other_inputs(inputs, given):
     """{name: array} of the lengths and initial states that a session asks for."""
     batch, steps = given.rows.shape[0], given.rows.shape[1] if given.has_time else 1
-    states = iter(_initial_states(given))
+    states = _initial_states(given)
+    if len(states) > sum(len(value.shape) == 3 and _is(value, "float") for value in inputs):
+        states = _stacked(states, given)
+    states = iter(states)
     found = {}
     for value in inputs:
         array = None
@@ -314,6 +317,15 @@ def _other_inputs(inputs, given):
             )
         found[value.name] = np.ascontiguousarray(array, _DTYPES[value.type])
     return found
+
+
+def _stacked(states, given):
+    """One h, and one c, of recurrent layers whose states a graph has in one array."""
+    stacks = {}
+    for name, array in zip(state_names(given), states, strict=True):
+        stacks.setdefault(name.rpartition(".")[2], []).append(array)
+    alike = all(len({array.shape[1:] for array in stack}) == 1 for stack in stacks.values())
+    return [np.concatenate(stack) for stack in stacks.values()] if alike else states
 
 
 def _initial_states(given):
