@@ -145,7 +145,7 @@ def verify(model, reference, x, *, lengths=None, state=None, tolerance=None, tim
         As ``model.forward`` takes them (``state`` is a Sequential's ``states``).
     tolerance : float, optional
         On |d| / max(1, |y|): 2e-5 in float32 and 1e-12 in float64 if omitted, or that of the reference where it is
-        of fewer digits.
+        of fewer digits, 1e-3 in float16.
     time_major : bool, optional
         Whether the reference has (seq_len, batch, features). If omitted it is found out where it says so itself;
         elsewhere the order of the model is tried, then the other, and the report says which it was.
@@ -222,8 +222,9 @@ def _tolerance(tolerance, y, answer):
     if tolerance is not None:
         return validation.number("tolerance", tolerance, 0.0, np.inf)
     dtypes = [np.dtype(y.dtype), *(array.dtype for array in (answer.y, *answer.layers.values()) if array is not None)]
-    single = any(dtype in (np.float32, np.float16) for dtype in dtypes)
-    return TOLERANCES[np.dtype(np.float32 if single else np.float64)].frameworks
+    if np.float16 in dtypes:
+        return float(np.finfo(np.float16).eps)  # numbers below 1 are rounded by a quarter of it
+    return TOLERANCES[np.dtype(np.float32 if np.float32 in dtypes else np.float64)].frameworks
 
 
 # Comparing

@@ -97,6 +97,13 @@ def test_a_float64_model_has_the_tolerance_of_a_float32_reference():
     assert verify(layer, layer.forward(x)[0].astype(np.float32), x).tolerance == 2e-5
 
 
+def test_a_float16_reference_is_of_three_digits():
+    y = LSTM.forward(X)[0]
+    report = verify(LSTM, y.astype(np.float16), X)
+    assert report.ok and report.tolerance == 2**-10 and 2e-5 < report.scaled < 2**-12
+    assert not verify(LSTM, (y + 2e-3).astype(np.float16), X).ok
+
+
 def test_nan_on_both_sides_agrees_and_on_one_does_not():
     x = X.copy()
     x[3, 1, 0] = np.nan
