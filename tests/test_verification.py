@@ -539,6 +539,13 @@ def test_tensors_that_a_module_gave_are_arrays_with_gradients_or_without():
     assert verify(layer, y.detach() + 0.5, X).first.max_abs == pytest.approx(0.5, abs=1e-6)
 
 
+def test_a_module_in_float16_is_held_to_float16s_digits():
+    torch = pytest.importorskip("torch")
+    for module in (torch.nn.GRU(5, 4), torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh())):
+        report = verify(cylstm.from_torch(module.half()), module, X)
+        assert report.ok and report.tolerance == 2**-10
+
+
 def test_children_of_a_sequential_of_torch_are_compared_one_by_one():
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.GRU(5, 4, batch_first=True), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))

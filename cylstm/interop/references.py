@@ -423,7 +423,7 @@ def _array(value):
     if not _is_tensor(value):
         return np.asarray(value)
     tensor = value.detach().cpu()
-    return (tensor if tensor.dtype.itemsize >= 4 else tensor.float()).numpy()  # NumPy has no bfloat16
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()  # NumPy has none
 
 
 def _any_module(torch, module, given, time_major):
