@@ -579,6 +579,11 @@ def test_what_may_be_meant_is_not_guessed(arguments, words):
         cylstm.from_torch(MODEL, **arguments)
 
 
+def test_a_tensor_alone_is_told_by_its_shape():
+    (found,) = find_layers({"": np.ones((3, 4), np.float32)})
+    assert found.detail == "(3, 4), float32"
+
+
 def test_what_holds_no_layer():
     with pytest.raises(ValueError, match="there is no layer among the tensors; there is none at all"):
         cylstm.from_torch({"epoch": 3})

@@ -150,7 +150,8 @@ def from_onnx(path_or_model, node=None, *, output=None, dtype=None):
     -----
     An initial state in the file becomes the layer's ``default_state``. One that is an input of the graph is given to
     ``forward`` as ``state``, a sequence_lens as ``lengths``; final states that are outputs of the graph are what
-    ``forward`` returns beside y. Axes of size 1 that a graph has beside batch, time and features are not there.
+    ``forward`` returns beside y. Axes of size 1 that a graph has beside batch, time and features are not there,
+    and batch and time are two axes where the graph ends with one of both.
 
     Where an activation has no alpha or beta in the file it has the default of the specification. onnxruntime takes 0
     for those of ThresholdedRelu (1), ScaledTanh (1 and 1) and Affine (1 and 0).

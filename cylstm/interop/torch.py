@@ -45,7 +45,9 @@ class Found(NamedTuple):
     def detail(self):
         """Sizes, dtype and problem in words."""
         words = [
-            name if value is True else f"{name}={value}" for name, value in self.options.items() if value is not False
+            name if value is True else f"{name}={value}".removeprefix("=")  # a tensor alone has no name
+            for name, value in self.options.items()
+            if value is not False
         ]
         return ", ".join([*words, self.dtype, *([self.problem] if self.problem else [])])
 
