@@ -167,14 +167,19 @@ def _verify(arguments):
         raise UsageError(f"{arguments.reference} is {files.KINDS[kind]}, expected a model of ONNX or an .npz")
     if arguments.x is not None:
         x = _array(arguments.x)
+    hint = ""
     if x is None:
         x = _random(model, arguments.shape, arguments.seed)
+        hint = f" (x is random, of shape {x.shape}: --shape gives it another one)"
     elif arguments.shape is not None:
         raise UsageError("--shape is of a random x, and there is one")
     x = np.asarray(x, model.dtype) if x.dtype.kind == "f" and model.dtype is not None else x
-    report = cylstm.verify(
-        model, reference, x, lengths=lengths, tolerance=arguments.tolerance, time_major=arguments.time_major
-    )
+    try:
+        report = cylstm.verify(
+            model, reference, x, lengths=lengths, tolerance=arguments.tolerance, time_major=arguments.time_major
+        )
+    except ValueError as error:  # such as sizes that are fixed in the file
+        raise ValueError(f"{error}{hint}") from None
     print(report)
     return 0 if report.ok else 1
 
@@ -208,6 +213,8 @@ def _random(model, shape, seed):
     """An x that the model takes, of a shape that was given or of three rows of twelve steps."""
     import numpy as np
 
+    if shape is not None and min(shape) < 1:
+        raise UsageError(f"--shape is {','.join(map(str, shape))}, expected sizes of at least 1")
     rng = np.random.default_rng(seed)
     first = next(iter(model._leaves))
     if type(first).__name__ == "Embedding":

@@ -52,7 +52,7 @@ class Report:
     Attributes
     ----------
     ok : bool
-        Whether all arrays agree within the tolerance.
+        Whether all arrays agree within the tolerance; ``bool(report)``, too.
     rows : tuple of Comparison
         The layers in order, as far as the reference tells of them, then y and the states.
     first : Comparison or None
@@ -81,6 +81,9 @@ class Report:
     def ok(self):
         """Whether all arrays agree."""
         return self.first is None
+
+    def __bool__(self):
+        return self.ok
 
     @property
     def scaled(self):
@@ -133,8 +136,8 @@ def verify(model, reference, x, *, lengths=None, state=None, tolerance=None, tim
         - an ``onnxruntime.InferenceSession``: lengths and initial states go to its inputs of their rank;
         - a ``torch.nn.Module``: run in eval mode without gradients, of an ``nn.Sequential`` each child by itself;
         - a model of Keras: what its ``predict`` gives;
-        - arrays: y; (y, state); a list with one array (or None) for each layer; a mapping with names of layers, "y",
-          "h_n" and "c_n" among its keys, as an opened ``.npz`` is;
+        - arrays, or tensors of PyTorch: y; (y, state); a list with one array (or None) for each layer; a mapping with
+          names of layers, "y", "h_n" and "c_n" among its keys, as an opened ``.npz`` is;
         - another layer or model of cylstm.
     x : ndarray
         As ``model.forward`` takes it.
@@ -142,7 +145,7 @@ def verify(model, reference, x, *, lengths=None, state=None, tolerance=None, tim
         As ``model.forward`` takes them (``state`` is a Sequential's ``states``).
     tolerance : float, optional
         On |d| / max(1, |y|): 2e-5 in float32 and 1e-12 in float64 if omitted, or that of the reference where it is
-        of fewer digits.
+        of fewer digits, 1e-3 in float16.
     time_major : bool, optional
         Whether the reference has (seq_len, batch, features). If omitted it is found out where it says so itself;
         elsewhere the order of the model is tried, then the other, and the report says which it was.
@@ -219,8 +222,9 @@ def _tolerance(tolerance, y, answer):
     if tolerance is not None:
         return validation.number("tolerance", tolerance, 0.0, np.inf)
     dtypes = [np.dtype(y.dtype), *(array.dtype for array in (answer.y, *answer.layers.values()) if array is not None)]
-    single = any(dtype in (np.float32, np.float16) for dtype in dtypes)
-    return TOLERANCES[np.dtype(np.float32 if single else np.float64)].frameworks
+    if np.float16 in dtypes:
+        return float(np.finfo(np.float16).eps)  # numbers below 1 are rounded by a quarter of it
+    return TOLERANCES[np.dtype(np.float32 if np.float32 in dtypes else np.float64)].frameworks
 
 
 # Comparing

@@ -290,6 +290,16 @@ def test_convert_to_npz_and_back_keeps_every_number(capsys):
     assert all(np.array_equal(again.parameters[name], value) for name, value in gru.parameters.items())
 
 
+def test_a_random_x_that_does_not_fit_may_be_given_another_shape(capsys):
+    pytest.importorskip("onnxruntime")
+    model().save("model.safetensors")
+    assert run(capsys, "convert", "model.safetensors", "model.onnx")[0] == 0
+    code, _, err = run(capsys, "verify", "model.safetensors", "model.onnx", "--lengths", "1,2")
+    assert code == 1 and "(x is random, of shape (3, 12, 5): --shape gives it another one)" in err
+    code, _, err = run(capsys, "verify", "model.safetensors", "model.onnx", "--shape", "0,2,5")
+    assert code == 2 and "--shape is 0,2,5, expected sizes of at least 1" in err
+
+
 def test_convert_to_onnx_is_verified_by_verify(capsys):
     pytest.importorskip("onnxruntime")
     model().save("model.safetensors")
@@ -308,7 +318,7 @@ def test_convert_to_onnx_is_verified_by_verify(capsys):
         (["model.safetensors", "model.safetensors"], 2, "SRC and DST are one file"),
         (["model.safetensors", "./model.safetensors"], 2, "SRC and DST are one file"),
         (["model.safetensors", "out.txt"], 1, "expected .safetensors, .onnx or .npz"),
-        (["model.safetensors", "out.pt"], 1, "cylstm writes no pickles"),
+        (["model.safetensors", "out.pt"], 1, "writes no pickles; the arrays of an .npz are a state dict"),
         (["model.safetensors", "out.npz", "--node", "x"], 2, "--node came with model.safetensors, a model of cylstm"),
         (["model.safetensors", "missing/out.safetensors"], 1, "missing"),
         (["missing.pt", "out.safetensors"], 1, "missing.pt"),

@@ -324,7 +324,7 @@ REFUSED = {
     "Softmax of opset 12 as it is": ([("Softmax", "Y", "y")], {}, "over all axes from 1 on, expected the last"),
     "every second step": (
         [("Slice", "Y,zero,end,zero,two", "y")],
-        {"zero": integers(0), "end": integers((1 << 63) - 1), "two": integers(2)}, "takes the time steps 0 to",
+        {"zero": integers(0), "end": integers((1 << 63) - 1), "two": integers(2)}, "takes the time steps 0 to the end",
     ),
     "a feature of the input": ([("Gather", "x,last", "y", {"axis": 2})], {"last": LAST}, "not known to be time"),
     "the input twice": (

@@ -340,6 +340,8 @@ def test_a_module_is_double_or_float():
     [
         ((torch.ones(5, 2, 2),), ValueError, r"input has shape \(5, 2, 2\), expected \(seq_len, batch, input_size=3\)"),
         ((torch.ones(3),), ValueError, r"input has shape \(3,\)"),
+        ((torch.ones(5, 2, 3).numpy(),), TypeError, "input is a ndarray, expected a torch"),
+        ((torch.ones(5, 2, 3), (torch.ones(1, 2, 4), None)), TypeError, "hx is a NoneType, expected a torch.Tensor"),
         ((torch.ones(5, 2, 3), torch.ones(1, 2, 4)), TypeError, "expected a tuple of two arrays"),
         ((torch.ones(5, 2, 3), (torch.ones(1, 2, 4), torch.ones(1, 3, 4))), ValueError, "state c has shape"),
         ((torch.ones(5, 2, 3), (torch.ones(1, 4), torch.ones(1, 4))), ValueError, "state h has shape"),
@@ -556,6 +558,8 @@ def test_hooks_that_may_change_numbers_are_no_part_of_a_layer():
 def test_a_module_says_all_by_itself():
     with pytest.raises(ValueError, match="batch_first came with a module, which says it itself"):
         cylstm.from_torch(nn.LSTM(3, 4), batch_first=True)
+    with pytest.raises(TypeError, match=r"is a type, expected a torch\.nn\.Module"):
+        cylstm.from_torch(nn.LSTM)
     with pytest.raises(ValueError, match="kind came with a module"):
         cylstm.from_torch(nn.LSTM(3, 4), kind="LSTM")
     layer = cylstm.from_torch(nn.RNN(3, 4, 2, "relu", dropout=0.5, batch_first=True), dtype="float64")

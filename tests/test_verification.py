@@ -39,6 +39,12 @@ def test_a_model_agrees_with_its_own_numbers():
     assert "agrees, tolerance 2e-05" in repr(report)
 
 
+def test_a_report_is_true_where_all_agrees():
+    y = LSTM.forward(X)[0]
+    assert verify(LSTM, y, X)
+    assert not verify(LSTM, y + 1, X)
+
+
 def test_the_first_difference_is_found_in_time_and_its_size_told():
     y = LSTM.forward(X)[0]
     y[2, 1, 3] += 0.25
@@ -89,6 +95,13 @@ def test_a_float64_model_has_the_tolerance_of_a_float32_reference():
     layer = cylstm.RNN(5, 4, dtype="float64", rng=0)
     x = X.astype(np.float64)
     assert verify(layer, layer.forward(x)[0].astype(np.float32), x).tolerance == 2e-5
+
+
+def test_a_float16_reference_is_of_three_digits():
+    y = LSTM.forward(X)[0]
+    report = verify(LSTM, y.astype(np.float16), X)
+    assert report.ok and report.tolerance == 2**-10 and 2e-5 < report.scaled < 2**-12
+    assert not verify(LSTM, (y + 2e-3).astype(np.float16), X).ok
 
 
 def test_nan_on_both_sides_agrees_and_on_one_does_not():
@@ -436,6 +449,20 @@ def test_indices_have_a_time_axis_too(shape, note):
         assert report.ok and len(report.notes) == len(note)
 
 
+def test_a_session_has_the_states_of_many_layers_in_one_array(tmp_path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    stack, path = cylstm.LSTM(5, 4, 2, rng=0), str(tmp_path / "stack.onnx")
+    cylstm.to_onnx(stack, path, states=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    layers = cylstm.from_onnx(path)
+    assert len(layers) == 2
+    x = X.swapaxes(0, 1).copy()
+    assert verify(layers, session, x, time_major=True).ok
+    states = [(numbers(1, 3, 4, seed=n), numbers(1, 3, 4, seed=n + 1)) for n in (1, 3)]
+    assert verify(layers, session, x, state=states, time_major=True).ok
+
+
 def test_an_input_that_nobody_knows_asks_for_a_callable():
     session = Session(LSTM, [Value("x", ["T", "B", 5]), Value("sr", [], "tensor(int64)")])
     with pytest.raises(ValueError, match=r"an input 'sr' \[\] of tensor\(int64\).*give a callable"):
@@ -499,6 +526,24 @@ def test_of_a_model_of_keras_predict_is_asked(return_state):
 
     report = verify(MODEL, Model(), ROWS)
     assert report.ok and [row.name for row in report.rows] == ["y"]
+
+
+def test_tensors_that_a_module_gave_are_arrays_with_gradients_or_without():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.LSTM(5, 4)
+    layer, x = cylstm.from_torch(module), torch.from_numpy(X)
+    y, state = module(x)
+    for reference in (y, y.detach(), (y, state), [y], {"y": y, "h_n": state[0], "c_n": state[1]}):
+        assert verify(layer, reference, X).ok
+    assert verify(layer, lambda x: module(torch.from_numpy(x)), X).ok
+    assert verify(layer, y.detach() + 0.5, X).first.max_abs == pytest.approx(0.5, abs=1e-6)
+
+
+def test_a_module_in_float16_is_held_to_float16s_digits():
+    torch = pytest.importorskip("torch")
+    for module in (torch.nn.GRU(5, 4), torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh())):
+        report = verify(cylstm.from_torch(module.half()), module, X)
+        assert report.ok and report.tolerance == 2**-10
 
 
 def test_children_of_a_sequential_of_torch_are_compared_one_by_one():

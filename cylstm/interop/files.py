@@ -23,7 +23,7 @@ KINDS = {
     "safetensors": "tensors in the safetensors format",
     "torch": "a file of PyTorch",
     "keras": "a model of Keras",
-    "hdf5": "an HDF5 file, of Keras",
+    "hdf5": "an HDF5 file of Keras",
     "onnx": "a model of ONNX",
     "npz": "arrays of NumPy",
 }
@@ -95,7 +95,8 @@ def kind_of(path):
     # protobuf: field 1, the version of the format, a small number, and then a field that ONNX's ModelProto has
     if start[:1] == b"\x08" and len(start) > 2 and start[1] < 0x80 and start[2] >> 3 in (2, 3, 4, 5, 6, 7, 8, 14):
         return "onnx"
-    raise ValueError(f"{path} {_what(start)}: expected {', '.join(KINDS.values())}")
+    *kinds, last = KINDS.values()
+    raise ValueError(f"{path} {_what(start)}: expected {', '.join(kinds)} or {last}")
 
 
 def _what(start):
@@ -342,5 +343,5 @@ def save(model, path):
         np.savez(content, **to_torch_state_dict(model))
         saving._replace(path, content.getvalue())
     else:
-        why = ": cylstm writes no pickles; load_state_dict takes those of an .npz, as tensors" if "pt" in suffix else ""
+        why = ": cylstm writes no pickles; the arrays of an .npz are a state dict, as tensors" if "pt" in suffix else ""
         raise ValueError(f"{path} ends with {suffix!r}, expected .safetensors, .onnx or .npz{why}")

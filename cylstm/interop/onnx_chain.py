@@ -689,7 +689,8 @@ def _single(part, axis):
             return -1
         if part.stop == part.start + 1 and part.stop != 0:
             return part.start
-    raise ValueError(f"it takes the time steps {part.start} to {part.stop}, expected the last one")
+    end = "the end" if part.stop >= axes.BEYOND else part.stop
+    raise ValueError(f"it takes the time steps {part.start} to {end}, expected the last one")
 
 
 def _reshape(chain, call, t, target):

@@ -96,14 +96,14 @@ def arrays_of(state):
         return []
     if isinstance(state, (tuple, list)):
         return [array for part in state for array in arrays_of(part)]
-    return [np.asarray(state)]
+    return [_array(state)]
 
 
 def answers(reference, given, time_major):
     """The ways to read a reference, the likeliest first: more than one where its axes may be in either order."""
     if isinstance(reference, Layer):
         return [_of_layer(reference, given)]
-    if isinstance(reference, np.ndarray):
+    if isinstance(reference, np.ndarray) or _is_tensor(reference):
         return _either(Answer(reference), given, time_major)
     if isinstance(reference, Mapping):
         return _either(_of_mapping(reference, given), given, time_major)
@@ -151,7 +151,7 @@ def _mapped(answer, change, change_state=np.asarray):
 
 
 def _numbers(name, value):
-    array = np.asarray(value)
+    array = _array(value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} of the reference is a {type(value).__name__} of dtype {array.dtype}, expected numbers")
     return array
@@ -299,7 +299,10 @@ def _orders_of_session(shape, given, time_major):
 def _other_inputs(inputs, given):
     """{name: array} of the lengths and initial states that a session asks for."""
     batch, steps = given.rows.shape[0], given.rows.shape[1] if given.has_time else 1
-    states = iter(_initial_states(given))
+    states = _initial_states(given)
+    if len(states) > sum(len(value.shape) == 3 and _is(value, "float") for value in inputs):
+        states = _stacked(states, given)
+    states = iter(states)
     found = {}
     for value in inputs:
         array = None
@@ -314,6 +317,15 @@ def _other_inputs(inputs, given):
             )
         found[value.name] = np.ascontiguousarray(array, _DTYPES[value.type])
     return found
+
+
+def _stacked(states, given):
+    """One h, and one c, of recurrent layers whose states a graph has in one array."""
+    stacks = {}
+    for name, array in zip(state_names(given), states, strict=True):
+        stacks.setdefault(name.rpartition(".")[2], []).append(array)
+    alike = all(len({array.shape[1:] for array in stack}) == 1 for stack in stacks.values())
+    return [np.concatenate(stack) for stack in stacks.values()] if alike else states
 
 
 def _initial_states(given):
@@ -402,9 +414,16 @@ def _tensor(torch, module, array):
     return tensor.to(parameter.device, parameter.dtype if array.dtype.kind == "f" else torch.long)
 
 
-def _array(tensor):
-    tensor = tensor.detach().cpu()
-    return (tensor if tensor.dtype.itemsize >= 4 else tensor.float()).numpy()  # NumPy has no bfloat16
+def _is_tensor(value):
+    return hasattr(value, "detach")
+
+
+def _array(value):
+    """A tensor, with gradients or without, or what NumPy takes."""
+    if not _is_tensor(value):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()  # NumPy has none
 
 
 def _any_module(torch, module, given, time_major):
@@ -420,7 +439,7 @@ def _flat(parts):
     for part in parts:
         if isinstance(part, (tuple, list)):
             yield from _flat(part)
-        elif hasattr(part, "detach"):
+        elif _is_tensor(part):
             yield part
 
 

@@ -45,7 +45,9 @@ class Found(NamedTuple):
     def detail(self):
         """Sizes, dtype and problem in words."""
         words = [
-            name if value is True else f"{name}={value}" for name, value in self.options.items() if value is not False
+            name if value is True else f"{name}={value}".removeprefix("=")  # a tensor alone has no name
+            for name, value in self.options.items()
+            if value is not False
         ]
         return ", ".join([*words, self.dtype, *([self.problem] if self.problem else [])])
 
@@ -120,7 +122,10 @@ def _described_recurrent(shapes):
     matches = [match for match in map(_NAME.fullmatch, shapes) if match]
     cell = matches[0][2] is None
     first = "" if cell else "_l0"
-    of_x, of_h = (shapes.get(f"weight_{part}{first}", ()) for part in ("ih", "hh"))
+    names = [f"weight_ih{first}", f"weight_hh{first}"]
+    if missing := [name for name in names if name not in shapes]:
+        return _SOME_RECURRENT, {}, f"missing: {', '.join(missing)}"
+    of_x, of_h = (shapes[name] for name in names)
     projection = shapes.get(f"weight_hr{first}", ())
     hidden_size = (projection or of_h)[-1:]
     kind = None
@@ -236,7 +241,7 @@ def from_torch(
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(module_or_state_dict, Mapping):
         return _from_state_dict(module_or_state_dict, prefix, kind, given, dtype)
-    if not hasattr(module_or_state_dict, "named_modules"):
+    if isinstance(module_or_state_dict, type) or not hasattr(module_or_state_dict, "named_modules"):
         came = type(module_or_state_dict).__name__
         raise TypeError(
             f"module_or_state_dict is a {came}, expected a torch.nn.Module or a dict of tensors: "
@@ -609,6 +614,8 @@ def to_torch_state_dict(layer):
     ------
     ValueError
         If the layer has an option that PyTorch's has not, which is named; or there is no such module.
+    TypeError
+        If it is no layer.
 
     Examples
     --------
@@ -617,6 +624,8 @@ def to_torch_state_dict(layer):
     >>> {name: array.shape for name, array in state_dict.items()}
     {'weight_ih_l0': (16, 3), 'weight_hh_l0': (16, 4), 'bias_ih_l0': (16,), 'bias_hh_l0': (16,)}
     """
+    if not isinstance(layer, layers.Layer):
+        raise TypeError(f"layer is a {type(layer).__name__}, expected a layer such as cylstm.LSTM or cylstm.Sequential")
     kind = type(layer).__name__
     if kind == "Sequential":
         parts = ((name, to_torch_state_dict(part)) for name, part in layer._parts)
