@@ -487,12 +487,13 @@ def sorted_rows(inputs, ends):
     """A model that sorts its rows by their lengths, as PyTorch writes it; ``inputs`` of the GRU, and what is behind."""
     nodes = [
         ("Shape", "n", "s"), ("TopK", "n,s", "m,i"), ("Gather", "x,i", "z", {"axis": 1}),
+        ("Gather", "h0,i", "h1", {"axis": 1}),
         ("Cast", "m", "m32", {"to": 6}), ("Cast", "n", "n32", {"to": 6}), ("GRU", inputs, "Y,H", GRU[3]),
         ("ReduceProd", "s", "p", {"keepdims": 0}), ("Range", "zero,p,one", "r"), ("ConstantOfShape", "s", "zeros"),
         ("ScatterElements", "zeros,i,r", "back"), ("Squeeze", "H,axes", "h"), *ends,
     ]  # fmt: skip
     arrays = {"axes": integers(0), "zero": np.array(0, np.int64), "one": np.array(1, np.int64)}
-    return make(nodes, arrays, integer_inputs="n")
+    return make(nodes, arrays, inputs=[("h0", (1, None, 4))], integer_inputs="n")
 
 
 def test_rows_that_are_sorted_by_lengths_come_back():
@@ -501,12 +502,16 @@ def test_rows_that_are_sorted_by_lengths_come_back():
     y, _ = model.forward(X.swapaxes(0, 1), lengths=[2, 5])
     layer = cylstm.from_onnx(make([GRU], outputs="Y,H"), node="GRU_0")
     assert (y == layer.forward(X, lengths=[2, 5])[1][0]).all()
+    model, state = cylstm.from_onnx(sorted_rows("z,W,R,B,m32,h1", back)), draw(18, 1, 2, 4)
+    y, _ = model.forward(X.swapaxes(0, 1), [state], lengths=[2, 5])
+    assert (y == layer.forward(X, state, lengths=[2, 5])[1][0]).all()
     for inputs, ends, message in (
-        ("z,W,R,B,m32", [("Identity", "h", "y")], "the rows of what node 'GRU_5' .GRU. makes are in another order"),
+        ("z,W,R,B,m32", [("Identity", "h", "y")], "the rows of what node 'GRU_6' .GRU. makes are in another order"),
         ("z,W,R,B,n32", back, "its sequence_lens is in another order than the rows of X"),
         ("x,W,R,B,m32", back, "its sequence_lens is in another order than the rows of X"),
         ("x,W,R,B,n32", back, "it brings rows back that were in another order"),
         ("z,W,R,B,m32", [("Gather", "h,back", "a"), ("Gather", "a,back", "y")], "it brings rows back"),
+        ("z,W,R,B,m32,h0", back, "its initial state is in another order than the rows of X"),
     ):
         with pytest.raises(ValueError, match=message):
             cylstm.from_onnx(sorted_rows(inputs, ends))
@@ -1046,11 +1051,13 @@ def test_what_onnx_has_not_is_refused_by_name_and_nothing_is_written(tmp_path, m
 
 
 def test_a_model_of_any_features_that_takes_no_sequences_is_written_for_rows(tmp_path):
+    from onnx.reference import ReferenceEvaluator
+
     rows = draw(22, 2, 3)
     model = cylstm.Sequential([cylstm.Activation("relu"), cylstm.Repeat(4)])
     for written in (model, cylstm.Repeat(4)):
         cylstm.to_onnx(written, path := tmp_path / "model.onnx")
-        found = onnx.reference.ReferenceEvaluator(str(path)).run(None, {"x": rows})[0]
+        found = ReferenceEvaluator(str(path)).run(None, {"x": rows})[0]
         y = written.forward(rows)
         assert np.array_equal(found, y[0] if isinstance(y, tuple) else y)
 

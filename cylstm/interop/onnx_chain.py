@@ -337,7 +337,10 @@ class Chain:
             call.node, stage, layer, said.directions * hidden_size, symbols=stage.symbols - {stage.features}, time=time,
             timed=True, lengths=lengths, recurrent=True, reverse=np.repeat(said.reverse, hidden_size),
         )  # fmt: skip
-        found.trouble = self._set_state(found, said, [values[name] if name else None for name in said.state])
+        states = [values[name] if name else None for name in said.state]
+        if not all(_in_rows_of(batch, state, 1 - said.layout) for state in states):
+            raise ValueError("its initial state is in another order than the rows of X")
+        found.trouble = self._set_state(found, said, states)
         return _outputs(found, t, said)
 
     def _set_state(self, stage, said, values):
@@ -588,6 +591,14 @@ def _key_of(lengths):
     if not isinstance(lengths, Tensor) or len(lengths.axes) != 1 or not lengths.axes[0]:
         return None
     return lengths.axes[0][0].key
+
+
+def _in_rows_of(batch, state, axis):
+    """Whether an initial state has its rows, along this axis, in the order of those of X, or all of them alike."""
+    if not isinstance(state, Tensor) or state.plain:
+        return True
+    rows = state.axes[axis] if len(state.axes) == 3 else None
+    return _key(rows and rows[0]) is _key(batch)
 
 
 def _in_order(order, width):
