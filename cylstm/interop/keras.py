@@ -196,7 +196,8 @@ def _found(described, name):
     found = [layer for path, layer in layers if path == name] or [layer for _, layer in layers if layer.name == name]
     if len(found) != 1:
         names = ", ".join(path for path, _ in layers)
-        raise ValueError(f"layer is {name!r}, of which there are {len(found)}: expected one of {names}")
+        many = f"there are {len(found)} layers" if found else "there is no layer"
+        raise ValueError(f"{many} {name!r}, expected one of {names}")
     return found[0]
 
 

@@ -84,7 +84,8 @@ class Described:
         arrays = self.weights.arrays()
         if len(arrays) not in counts:
             expected = " or ".join(map(str, counts))
-            raise self.error(f"has {len(arrays)} arrays of weights, expected {expected}")
+            built = "" if arrays else ": it is not built, call it on data first"
+            raise self.error(f"has {len(arrays) or 'no'} arrays of weights, expected {expected}{built}")
         found = [array.read() for array in arrays]
         for array, value in zip(arrays, found, strict=True):
             if value.dtype.kind != "f":
