@@ -9,13 +9,12 @@ import json
 import math
 import os
 import zipfile
-import zlib
 
 import numpy as np
 
 from .. import saving, validation
 from . import Entry
-from .torch_files import is_safetensors
+from .torch_files import ZIP_DAMAGE, is_safetensors
 
 # What messages and the command line call them.
 KINDS = {
@@ -43,9 +42,6 @@ OPTIONS = {
 }  # fmt: skip
 
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header, as the format has it
-
-# What zipfile raises on damaged content; OSError where an offset in it is negative.
-_DAMAGE = (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 _ZIP_KINDS = (("data.pkl", "torch"), ("model.weights.h5", "keras"), ("config.json", "keras"))
 
@@ -121,7 +117,7 @@ def _kind_of_zip(path, file):
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except _DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise ValueError(f"{path} is a damaged zip archive: {error}") from None
     last = {name.rpartition("/")[2] for name in names}
     for name, kind in _ZIP_KINDS:
@@ -279,7 +275,7 @@ def read_npy(path):
 def _naming(path):
     try:
         yield
-    except (*_DAMAGE, RuntimeError) as error:
+    except ZIP_DAMAGE as error:
         raise ValueError(f"{path} is damaged, or holds more than arrays of numbers: {error}") from None
 
 

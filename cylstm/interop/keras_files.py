@@ -12,7 +12,6 @@ import math
 import mmap
 import os
 import re
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from .. import validation
 from ..saving import _check_kind
+from .torch_files import ZIP_DAMAGE
 
 # What compressed content may be larger than its file: weights hardly shrink, text does by about 20.
 _EXPANSION, _SMALL = 64, 1 << 20
@@ -35,11 +35,8 @@ _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 # Groups of a model that are no layers, and of a layer that are none of its own.
 _NO_LAYERS = ("vars", "cell", "layer", "forward_layer", "backward_layer", "optimizer", "_functional")
 
-# What h5py and zipfile raise on damaged files, beside ValueError.
-_DAMAGE = (
-    OSError, RuntimeError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, OverflowError,
-    EOFError, SystemError, zlib.error,
-)  # fmt: skip
+# What h5py and zipfile raise on damaged files.
+_DAMAGE = (*ZIP_DAMAGE, AttributeError, SystemError, TypeError)
 
 
 class Array(NamedTuple):
@@ -64,7 +61,7 @@ def _reading(path):
     """Turns what is raised on damaged content into a ValueError that names the file."""
     try:
         yield
-    except (*_DAMAGE, ValueError) as error:
+    except _DAMAGE as error:
         if isinstance(error, ValueError) and path in str(error):
             raise
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None

@@ -31,7 +31,7 @@ MAX_NAMES = 1 << 26  # letters of all names
 _ITEMSIZES = {dtype: 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize for dtype in torch_pickle.DTYPES}
 
 # What zipfile raises for bytes that are none of an archive.
-_DAMAGE = (
+ZIP_DAMAGE = (
     ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile,
     zlib.error,
 )  # fmt: skip
@@ -237,7 +237,7 @@ class _Archive:
         self.limit = self._left = EXPANSION * len(content) + EXPANSION_FLOOR
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(content))
-        except _DAMAGE as error:
+        except ZIP_DAMAGE as error:
             raise ValueError(f"it is no whole zip archive ({error})") from None
         names = self._zip.namelist()
         if len(set(names)) < len(names):
@@ -263,7 +263,7 @@ class _Archive:
             raise ValueError(f"its entries would be larger than {self.limit:,} bytes, {EXPANSION} times its size")
         try:
             found = self._zip.read(info)
-        except _DAMAGE as error:
+        except ZIP_DAMAGE as error:
             raise ValueError(f"its entry {name[:200]!r} is damaged ({error})") from None
         if len(found) != info.file_size:
             raise ValueError(f"its entry {name[:200]!r} has {len(found)} bytes, expected {info.file_size}")
