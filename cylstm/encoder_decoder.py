@@ -16,11 +16,10 @@ from itertools import chain
 import numpy as np
 
 from . import validation
-from .feedforward import _check_tape
 from .layers import Recurrent
 from .sequential import Model, Sequential, Summary
 from .steps import Steps
-from .tape import Gradients
+from .tape import Gradients, check_tape
 from .wrappers import Wrapper
 
 _NAMES = ("y_in", "y_lengths")
@@ -160,7 +159,7 @@ class EncoderDecoder(Model):
             None if y_lengths is None else self.decoder._steps(y_lengths, y_in.shape, _NAMES),
         )
         if tape is not None:
-            _check_tape(tape)
+            check_tape(tape)
         y, states_n, _ = self._pass((x, y_in), None, steps, tape)
         return y, states_n
 
@@ -215,7 +214,7 @@ class EncoderDecoder(Model):
         >>> [dx.shape for dx in model.backward(tape, y).dx]
         [(1, 5, 3), (1, 2, 2)]
         """
-        _check_tape(tape)
+        check_tape(tape)
         with tape.use():
             record = self._look(tape)
             of_encoder, of_decoder = record.parts

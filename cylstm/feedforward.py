@@ -14,7 +14,7 @@ from ._core.feedforward import ActivationRows, CopiedRows, DenseRows, LayerNormR
 from ._core.packing import PackedDense
 from .layers import Layer, _differing, _plain_name, _read_only
 from .steps import Steps
-from .tape import Gradients, Tape
+from .tape import Gradients, check_tape
 
 # The masks of Dropout among those of one (seed, call): see the kinds of noise in stack.py.
 _DROPOUT = 6 << 24
@@ -28,11 +28,6 @@ class _Record(NamedTuple):
     shape: tuple  # of y
     dtype: np.dtype
     kept: Any  # what the layer itself wants to have
-
-
-def _check_tape(tape):
-    if not isinstance(tape, Tape):
-        raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
 
 
 class Feedforward(Layer):
@@ -88,7 +83,7 @@ class Feedforward(Layer):
         snapshot = self._store.snapshot
         if tape is None:
             return self._apply(snapshot, x, None, *more)[0]
-        _check_tape(tape)
+        check_tape(tape)
         with tape.use():
             tape.begin()
             y, kept = self._apply(snapshot, x, tape, *more)
@@ -118,7 +113,7 @@ class Feedforward(Layer):
         ImportError
             If the layer needs SciPy and it is not installed.
         """
-        _check_tape(tape)
+        check_tape(tape)
         with tape.use():
             record = tape.look(self)
             dy = validation.gradient("dy", dy, record.dtype, record.shape)

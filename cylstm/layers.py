@@ -17,7 +17,7 @@ from . import initializers, stack, validation
 from ._core.packing import Store, Weights, freeze
 from ._core.turns import Turn
 from .stream import Stream
-from .tape import Gradients, Tape
+from .tape import Gradients, check_tape
 
 PICKLE_VERSION = 1
 
@@ -631,8 +631,8 @@ class Recurrent(Layer):
         if mask is not None:
             mask = validation.mask_array(mask, lengths, batch, steps, batched)
             lengths = None
-        if tape is not None and not isinstance(tape, Tape):
-            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
+        if tape is not None:
+            check_tape(tape)
         of_step, of_row = self._bytes_on_tape if tape is not None else self._bytes_of_pass
         validation.memory("this pass", batch * (steps * of_step + of_row))
         if not batched or self._batch_first or scheme.merge is None:
@@ -713,8 +713,7 @@ class Recurrent(Layer):
         >>> sorted(lstm.backward(tape, y).parameters)
         ['bias_hh_l0', 'bias_ih_l0', 'weight_hh_l0', 'weight_ih_l0']
         """
-        if not isinstance(tape, Tape):
-            raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
+        check_tape(tape)
         with tape.use():
             record = tape.look(self)
             if dy is None and dstate is None:

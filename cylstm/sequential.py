@@ -16,10 +16,10 @@ import numpy as np
 from . import stack, validation
 from ._core.chain import Chain, Stage
 from ._core.packing import replace_all
-from .feedforward import Dropout, Embedding, Flatten, Last, Masking, _check_tape
+from .feedforward import Dropout, Embedding, Flatten, Last, Masking
 from .layers import PICKLE_VERSION, Layer, Recurrent, _Snapshot
 from .steps import Steps
-from .tape import Gradients
+from .tape import Gradients, check_tape
 
 STREAM_PICKLE_VERSION = 1
 
@@ -157,7 +157,7 @@ class Container(Layer):
 
     def _backward(self, tape, dy, dstate, name):
         """What ``backward`` does, which calls ``dstate`` by this name."""
-        _check_tape(tape)
+        check_tape(tape)
         with tape.use():
             record = self._look(tape)
             if dy is None and dstate is None:
@@ -406,7 +406,7 @@ class Sequential(Model):
             self._check_state("states", states, x.shape[0])
         steps = None if lengths is None else self._steps(lengths, x.shape)
         if tape is not None:
-            _check_tape(tape)
+            check_tape(tape)
         y, states_n, _ = self._pass(x, states, steps, tape)
         return y, states_n
 

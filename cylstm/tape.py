@@ -150,6 +150,12 @@ class Tape:
         self._record = None
 
 
+def check_tape(tape):
+    """A TypeError, if this is no tape."""
+    if not isinstance(tape, Tape):
+        raise TypeError(f"tape is a {type(tape).__name__}, expected a cylstm.Tape")
+
+
 class Gradients:
     """What backward returns: fresh arrays. ``g1 + g2`` adds and ``0.5 * g`` scales.
 

@@ -6,10 +6,10 @@ Knows a layer's states by their order and what becomes of two directions by ``st
 import numpy as np
 
 from . import stack, validation
-from .feedforward import _check_tape
 from .layers import Recurrent
 from .sequential import Container
 from .steps import Steps
+from .tape import check_tape
 
 
 class Wrapper(Container):
@@ -55,7 +55,7 @@ class Wrapper(Container):
             self._check_state("state", state, x.shape[0])
         steps = Steps.of(lengths, mask, *x.shape[:2])
         if tape is not None:
-            _check_tape(tape)
+            check_tape(tape)
         y, state_n, _ = self._pass(x, state, steps, tape)
         return y, state_n
 
