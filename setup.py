@@ -7,7 +7,10 @@ CYLSTM_PORTABLE=1   the portable level alone, without vector extensions: what a 
 
 import os
 import platform
+import subprocess
 import sysconfig
+import tempfile
+from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
@@ -87,13 +90,32 @@ def core(name):
     )
 
 
-class BuildInPlaceToo(build_ext):
-    """After `pip install .` in a clone, `python -m cylstm` begun in that clone imports the package that lies there,
-    and not the installed one: it needs the compiled modules as well."""
+# Intel's processors from Skylake to Cascade Lake decode anew, each time, the code around a jump that crosses a
+# boundary of 32 bytes (erratum SKX102): 7 % of a tile, or nothing, as chance places its loop. Assemblers before
+# 2020 do not know the flag.
+WHOLE_JUMPS = "-Wa,-mbranches-within-32B-boundaries"
 
+
+class Build(build_ext):
     def run(self):
         super().run()
+        # After `pip install .` in a clone, `python -m cylstm` begun in that clone imports the package that lies there,
+        # and not the installed one: it needs the compiled modules as well.
         self.copy_extensions_to_source()
+
+    def build_extensions(self):
+        if "avx2" in LEVELS and self.takes(WHOLE_JUMPS):
+            for extension in self.extensions:
+                if extension.name.startswith("cylstm._kernels."):
+                    extension.extra_compile_args.append(WHOLE_JUMPS)
+        super().build_extensions()
+
+    def takes(self, flag):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "empty.c")
+            source.write_text("int empty;\n")
+            command = [*self.compiler.compiler, flag, "-c", str(source), "-o", str(source.with_suffix(".o"))]
+            return subprocess.run(command, capture_output=True).returncode == 0
 
 
 directives = {
@@ -112,7 +134,7 @@ setup(
         compiler_directives=directives,
         build_dir=f"build/{FLAVOUR}/cython",
     ),
-    cmdclass={"build_ext": BuildInPlaceToo},
+    cmdclass={"build_ext": Build},
     # Flavours differ in flags, which no timestamp shows: each has a directory of its own.
     options={"build": {"build_base": f"build/{FLAVOUR}"}, "build_ext": {"parallel": JOBS}},
 )

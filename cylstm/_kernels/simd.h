@@ -135,17 +135,9 @@ INLINE void v_store_some(real *to, vreal x, Py_ssize_t count)
 #endif
 
 INLINE vreal v_load(const real *from) { return *(const vreal *)from; }
-INLINE void v_prefetch(const void *line) { __builtin_prefetch(line, 0, 2); } /* to L2; any address will do */
+INLINE void v_prefetch_near(const void *line) { __builtin_prefetch(line, 0, 3); } /* to L1, */
+INLINE void v_prefetch(const void *line) { __builtin_prefetch(line, 0, 2); }      /* to L2; any address will do */
 INLINE void v_store(real *to, vreal x) { *(vreal *)to = x; }
-
-/* Without the pragma GCC 12 keeps the accumulators of a tile on the stack for this loop's sake. */
-INLINE void v_store_all(real *to, const vreal *from, int count)
-{
-    _Pragma("GCC unroll 32")
-    for (int j = 0; j < count; j++) {
-        v_store(to + j * LANES, from[j]);
-    }
-}
 
 #if defined(CYLSTM_LEVEL_AVX512) && defined(CYLSTM_FLOAT64)
 INLINE vreal v_fma(vreal a, vreal b, vreal c) { return (vreal)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
@@ -246,18 +238,39 @@ INLINE vreal v_at_most(vreal high, vreal x) { return high < x ? high : x; }
 INLINE vreal v_load_some(const real *from, Py_ssize_t count) { return count ? *from : (real)0; }
 INLINE void v_store_some(real *to, vreal x, Py_ssize_t count) { if (count) *to = x; }
 INLINE vreal v_load(const real *from) { return *from; }
+INLINE void v_prefetch_near(const void *line) { (void)line; }
 INLINE void v_prefetch(const void *line) { (void)line; }
 INLINE void v_store(real *to, vreal x) { *to = x; }
-INLINE void v_store_all(real *to, const vreal *from, int count)
-{
-    int j;
-    for (j = 0; j < count; j++) to[j] = from[j];
-}
 INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; }
 INLINE vreal v_accumulate(vreal sum, vreal a, vreal b) { return v_fma(a, b, sum); }
 INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no) { return a < b ? yes : no; }
 
 #endif /* VECTOR_BYTES */
+
+/* ``vectors`` vectors of each of ``count`` rows, both constants. Without the pragma GCC 12 keeps all of a tile's
+ * accumulators on the stack for these loops' sake, and puts them there and takes them back before and after each loop. */
+#ifdef __GNUC__
+#  define UNROLLED _Pragma("GCC unroll 32")
+#else
+#  define UNROLLED
+#endif
+INLINE void v_load_rows(vreal *to, const real *const *rows, Py_ssize_t offset, int count, int vectors)
+{
+    int j;
+    UNROLLED
+    for (j = 0; j < count * vectors; j++) {
+        to[j] = v_load(rows[j / vectors] + offset + j % vectors * LANES);
+    }
+}
+
+INLINE void v_store_rows(real *const *rows, Py_ssize_t offset, const vreal *from, int count, int vectors)
+{
+    int j;
+    UNROLLED
+    for (j = 0; j < count * vectors; j++) {
+        v_store(rows[j / vectors] + offset + j % vectors * LANES, from[j]);
+    }
+}
 
 /* Constants of the activations, low order first; made and checked by tools/fit_activations.py.
  * LN2_HIGH has so few bits that n * LN2_HIGH is exact for every n that occurs (Cody & Waite 1980). */
