@@ -21,7 +21,6 @@ cdef enum:
     PAIRED_BYTES = 32768
     # Weights up to this size stay in L2: fetching what is there already cost batches 3 to 5 % (Cascade Lake, 1 MB).
     NEAR_BYTES = 524288
-    STRETCH_BYTES = 65536      # of weights, used by all rows before the next: L2 holds several
     LINE_BYTES = 64
 
 
@@ -113,7 +112,7 @@ cdef void product_of_group(
         # Rows are shared out evenly: 32 are 6 + 6 + 5 + 5 + 5 + 5 and not 5 * 6 + 2.
         tiles = (rows + kernels.tile_rows - 1) // kernels.tile_rows
         size = rows // tiles
-        stretch = max(STRETCH_BYTES // k_bytes, 1)
+        stretch = max(kernels.stretch_bytes // k_bytes, 1)
     product.weights_step = width * kernels.lanes
     while k < depth:
         end = min(depth, k + stretch)

@@ -18,6 +18,7 @@ cdef extern from "simd.h" nogil:
     ctypedef const real *sole_input
     const int LANES
     const int TILE_ROWS
+    const int STRETCH_BYTES
     const real LOG2_E, LN2_HIGH, LN2_LOW, EXP_LOWEST, ROUNDING_SHIFT
     const real TANH_SMALL, TANH_SATURATED
     const int EXP_TERMS, TANH_P_TERMS, TANH_Q_TERMS
@@ -136,6 +137,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t itemsize
         Py_ssize_t lanes
         Py_ssize_t tile_rows
+        Py_ssize_t stretch_bytes
         void (*tile)(Py_ssize_t, Py_ssize_t, const tile_product *) noexcept nogil
         void (*sum_row)(Py_ssize_t, const tile_product *) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
@@ -335,15 +337,15 @@ cdef void softmax_backward(Py_ssize_t count, const real *y, real *dy) noexcept n
 cdef inline void tile_body(const int rows, const int vectors, const bint far, const tile_product *product) noexcept nogil:
     """The product of tile_product for a number of rows and vectors known to the compiler; ``far``: product.next is set.
 
-    Inlined with constants, so that the loops over rows and vectors vanish and ``sums`` is registers. Weights
-    are loaded before the rows' x: in the other order the same instructions ran at 80 % of the FMA peak
-    instead of 97 % (Cascade Lake, GCC 12). A tile of five rows uses 25 bytes of weights a cycle, of which L2 gives 20
-    unless those of two k later are fetched to L1.
+    Inlined with constants, so that the loops over rows and vectors vanish and ``sums`` is registers. With many of these
+    the weights of one k are kept in them, and loaded first: in the other order the same instructions ran at 80 % of the
+    FMA peak instead of 97 % (Cascade Lake, GCC 12). A tile of five rows uses 25 bytes of weights a cycle, of which L2
+    gives 20 unless those of two k later are fetched to L1. With few registers it is the x of one k that are kept.
     """
     cdef vreal[24] sums
     cdef vreal[8] weight
+    cdef vreal[6] x_k
     cdef const real *x[6]
-    cdef vreal x_k
     cdef const real *weights
     cdef const char *next = product.next
     cdef Py_ssize_t k
@@ -356,19 +358,31 @@ cdef inline void tile_body(const int rows, const int vectors, const bint far, co
         for r in range(rows):
             x[r] = product.operands[o].x[r] + product.operands[o].x_offset - k
         while k < 0:
-            for v in range(vectors):
-                weight[v] = v_load(weights + v * LANES)
-            weights += product.weights_step
-            if far:
-                v_prefetch(next)
-                next += 64
-            if rows > 2:
+            if TILE_ROWS == 6:
                 for v in range(vectors):
-                    v_prefetch_near(weights + (vectors + v) * LANES)
-            for r in range(rows):
-                x_k = v_set1(x[r][k])
+                    weight[v] = v_load(weights + v * LANES)
+                weights += product.weights_step
+                if far:
+                    v_prefetch(next)
+                    next += 64
+                if rows > 2:
+                    for v in range(vectors):
+                        v_prefetch_near(weights + (vectors + v) * LANES)
+                for r in range(rows):
+                    x_k[r] = v_set1(x[r][k])
+                    for v in range(vectors):
+                        sums[r * vectors + v] = v_accumulate(sums[r * vectors + v], x_k[r], weight[v])
+            else:
+                for r in range(rows):
+                    x_k[r] = v_set1(x[r][k])
                 for v in range(vectors):
-                    sums[r * vectors + v] = v_accumulate(sums[r * vectors + v], x_k, weight[v])
+                    weight[v] = v_load(weights + v * LANES)
+                    for r in range(rows):
+                        sums[r * vectors + v] = v_accumulate(sums[r * vectors + v], x_k[r], weight[v])
+                weights += product.weights_step
+                if far:
+                    v_prefetch(next)
+                    next += 64
             k += 1
         o += 1
         if o == 2 or product.operands[1].depth == 0:
@@ -410,16 +424,16 @@ cdef void tile(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product)
         tile_of(2, 3, product)
     elif shape == 24:
         tile_of(2, 4, product)
-    elif TILE_ROWS >= 6:
-        if shape == 31:
-            tile_of(3, 1, product)
-        elif shape == 32:
-            tile_of(3, 2, product)
-        elif shape == 33:
-            tile_of(3, 3, product)
-        elif shape == 34:
-            tile_of(3, 4, product)
-        elif shape == 41:
+    elif TILE_ROWS > 2 and shape == 31:
+        tile_of(3, 1, product)
+    elif TILE_ROWS > 2 and shape == 32:
+        tile_of(3, 2, product)
+    elif TILE_ROWS > 2 and shape == 33:
+        tile_of(3, 3, product)
+    elif TILE_ROWS > 2 and shape == 34:
+        tile_of(3, 4, product)
+    elif TILE_ROWS > 3:
+        if shape == 41:
             tile_of(4, 1, product)
         elif shape == 42:
             tile_of(4, 2, product)
@@ -845,6 +859,7 @@ cdef kernel_table functions
 functions.itemsize = sizeof(real)
 functions.lanes = LANES
 functions.tile_rows = TILE_ROWS
+functions.stretch_bytes = STRETCH_BYTES
 functions.tile = &tile
 functions.sum_row = &sum_row
 functions.pack = &pack

@@ -129,6 +129,7 @@ typedef struct {
     Py_ssize_t itemsize;
     Py_ssize_t lanes;
     Py_ssize_t tile_rows;           /* rows of the largest tile */
+    Py_ssize_t stretch_bytes;       /* of weights, which all rows use before the next */
     /* rows <= tile_rows with vectors <= 4, and rows = 1 with vectors <= 8 */
     void (*tile)(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product);
     /* tile for one row, vectors <= 4, the first operand alone and a depth that 8 divides, in whatever order is
