@@ -70,8 +70,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def run(tasks, cancellation):
+def run(tasks, cancellation, helpers=False):
     """Call every function of ``tasks`` and return when all have ended: the first here, the others in the pool.
+
+    If the others are ``helpers`` of the first, those that no thread has begun when it ends are not called.
 
     An exception, Ctrl-C included, asks ``cancellation`` to stop the rest, waits for them and is raised. Where no
     thread is to be had (the interpreter is ending, say), what the pool did not take is done here.
@@ -89,7 +91,8 @@ def run(tasks, cancellation):
         for task in (tasks[0], *waiting):
             task()
         for future in futures:
-            future.result()
+            if not (helpers and future.cancel()):
+                future.result()
     except BaseException:
         cancellation.request()
         for future in futures:

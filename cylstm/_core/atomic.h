@@ -1,14 +1,45 @@
-/* One flag that two threads may try to take at once. */
+/* What two threads look at and change at the same time: a flag that both may try to take, and numbers that one of them
+ * writes and the other waits for. */
 #ifndef CYLSTM_ATOMIC_H
 #define CYLSTM_ATOMIC_H
 
+#include <Python.h>
+
 #ifdef _MSC_VER
 #include <intrin.h>
+#include <windows.h>
 static __inline char flag_take(volatile char *flag) { return _InterlockedExchange8(flag, 1) == 0; }
 static __inline void flag_drop(volatile char *flag) { _InterlockedExchange8(flag, 0); }
+static __inline Py_ssize_t number_read(volatile Py_ssize_t *number)
+{
+    Py_ssize_t value = *number;
+    MemoryBarrier();
+    return value;
+}
+static __inline void number_write(volatile Py_ssize_t *number, Py_ssize_t value)
+{
+    MemoryBarrier();
+    *number = value;
+}
+static __inline void pause_briefly(void) { YieldProcessor(); }
+static __inline void give_way(void) { SwitchToThread(); }
 #else
+#include <sched.h>
 static inline char flag_take(volatile char *flag) { return __atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE) == 0; }
 static inline void flag_drop(volatile char *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
+static inline Py_ssize_t number_read(volatile Py_ssize_t *number) { return __atomic_load_n(number, __ATOMIC_ACQUIRE); }
+static inline void number_write(volatile Py_ssize_t *number, Py_ssize_t value)
+{
+    __atomic_store_n(number, value, __ATOMIC_RELEASE);
+}
+#if defined(__x86_64__) || defined(__i386__)
+static inline void pause_briefly(void) { __builtin_ia32_pause(); }
+#elif defined(__aarch64__)
+static inline void pause_briefly(void) { __asm__ volatile("yield"); }
+#else
+static inline void pause_briefly(void) { }
+#endif
+static inline void give_way(void) { sched_yield(); }
 #endif
 
 #endif

@@ -27,6 +27,10 @@ cdef void product_of_group(
     Py_ssize_t start_offset, void *const *out, Py_ssize_t out_offset, const void *following,
 ) noexcept nogil
 
+cdef matrix part_of(
+    const kernel_table *kernels, const matrix *weights, Py_ssize_t first_vector, Py_ssize_t last_vector
+) noexcept nogil
+
 cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil
 
 cdef void multiply(

@@ -72,6 +72,17 @@ cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py
     return weights.data + max(0, min(vector, weights.vectors)) * weights.depth * kernels.lanes * kernels.itemsize
 
 
+cdef matrix part_of(
+    const kernel_table *kernels, const matrix *weights, Py_ssize_t first_vector, Py_ssize_t last_vector
+) noexcept nogil:
+    """The vectors first_vector .. last_vector - 1 of a matrix; both are multiples of its group, or its end."""
+    cdef matrix part = weights[0]
+    part.data = <char *>group_at(kernels, weights, first_vector)
+    part.vectors = last_vector - first_vector
+    part.last_group = (part.vectors - 1) // part.group * part.group
+    return part
+
+
 cdef void product_of_group(
     const kernel_table *kernels,
     const matrix *weights,

@@ -32,7 +32,8 @@ cdef struct layer_description:
     const char *keep_h          # of zoneout in inference, or NULL
     const char *keep_c
     const cell_options *options
-    Py_ssize_t hidden_size
+    Py_ssize_t first_unit       # of the units that are made; 0 but where a team shares them out
+    Py_ssize_t hidden_size      # how many
     Py_ssize_t state_size       # of h
     Py_ssize_t together         # vectors whose products are made before the cell turns them into h: whole groups
     Py_ssize_t units_together   # the hidden units of those

@@ -10,7 +10,8 @@ from libc.string cimport memcpy, memset
 
 from cylstm._core.cells cimport apart, cell
 from cylstm._core.kernels cimport VARIANT_SCRATCH, backward_rows, forward_rows, kernel_table
-from cylstm._core.packing cimport ROWS_AT_ONCE, Weights, group_at, matrix, multiply, product_of_group
+from cylstm._core.packing cimport ROWS_AT_ONCE, Weights, group_at, matrix, multiply, part_of, product_of_group
+from cylstm._core.team cimport Team
 
 cnp.import_array()
 
@@ -84,8 +85,14 @@ cdef layer_description describe(Weights weights, Py_ssize_t rows):
     layer.keep_h = weights.keep_h
     layer.keep_c = weights.keep_c
     layer.options = &weights.options
+    layer.first_unit = 0
     layer.hidden_size = weights.hidden_size
     layer.state_size = weights.state_size
+    work_together(&layer, rows)
+    return layer
+
+
+cdef void work_together(layer_description *layer, Py_ssize_t rows) noexcept nogil:
     cdef Py_ssize_t group_bytes = (
         max(1, min(<Py_ssize_t>ROWS_AT_ONCE, rows)) * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
     )
@@ -95,7 +102,24 @@ cdef layer_description describe(Weights weights, Py_ssize_t rows):
     layer.units_together = layer.together // layer.cell.gates * layer.kernels.lanes
     layer.last_together = (layer.h.vectors - 1) // layer.together * layer.together
     layer.last_unit = layer.last_together // layer.cell.gates * layer.kernels.lanes
-    return layer
+
+
+cdef layer_description some_units(const layer_description *layer, Py_ssize_t rows, bint second_half):
+    """The first half of the groups of hidden units, or the second: a layer of fewer units, which reads all of h."""
+    cdef layer_description part = layer[0]
+    cdef Py_ssize_t middle = (layer.h.vectors // layer.h.group + 1) // 2 * layer.h.group
+    cdef Py_ssize_t first = middle if second_half else 0
+    cdef Py_ssize_t last = layer.h.vectors if second_half else middle
+    cdef Py_ssize_t vector_bytes = layer.kernels.lanes * layer.kernels.itemsize
+    part.x = part_of(layer.kernels, &layer.x, first, last)
+    part.h = part_of(layer.kernels, &layer.h, first, last)
+    part.bias += first * vector_bytes
+    if part.bias_h != NULL:
+        part.bias_h += first * vector_bytes
+    part.first_unit = first // layer.cell.gates * layer.kernels.lanes
+    part.hidden_size = min(layer.hidden_size, last // layer.cell.gates * layer.kernels.lanes) - part.first_unit
+    work_together(&part, rows)
+    return part
 
 
 cdef enum:
@@ -482,6 +506,19 @@ cdef struct forward_pass:
     step_rows inputs              # of a whole chunk
     char *scratch
     char *work
+    bint helper                   # of the two threads of a team
+    bint shared                   # which share out the units of this step
+
+
+cdef void make(forward_pass *run, const layer_description *layer) noexcept nogil:
+    """From now on the units of ``layer``: all, or some_units of them."""
+    cdef Py_ssize_t units = layer.first_unit - run.layer.first_unit
+    cdef Py_ssize_t unit_bytes = units * layer.kernels.itemsize
+    run.layer = layer[0]
+    run.y.data += unit_bytes
+    run.c.data += unit_bytes
+    run.gates.data += unit_bytes * layer.cell.gates
+    run.recurrent.data += unit_bytes * layer.cell.gates
 
 
 cdef void special_row(
@@ -516,13 +553,17 @@ cdef void special_rest(forward_pass *run, Py_ssize_t row, Py_ssize_t t, Py_ssize
         memset(at(&run.h_in, h_slot, row), 0, run.layer.state_size * itemsize)
 
 
-cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Steps first .. last - 1 of the loop, in chunks."""
+cdef Py_ssize_t forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last, Team team) noexcept nogil:
+    """Steps first .. last - 1 of the loop, in chunks; the step before which it stopped.
+
+    That is earlier than ``last`` where the team begins to share out the units, or ends to.
+    """
     cdef step_rows *rows = &run.rows
     cdef step_rows *inputs = &run.inputs
     cdef Py_ssize_t h_bytes = run.layer.state_size * run.layer.kernels.itemsize
     cdef Py_ssize_t c_bytes = run.layer.hidden_size * run.layer.kernels.itemsize
     cdef Py_ssize_t gates_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
+    cdef Py_ssize_t first_byte = run.layer.first_unit * run.layer.kernels.itemsize
     cdef Py_ssize_t s, t, row, count, total, end, done, c_slot, c_next, h_slot, h_next
     s = first
     while s < last:
@@ -554,8 +595,9 @@ cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) no
             for row in range(run.first_row, run.last_row):
                 if is_active(&run.active, row, t):
                     rows.x[count] = at(&run.x, t, row)
-                    rows.h_prev[count] = at(&run.h, h_slot, row)
-                    rows.h[count] = at(&run.h, h_next, row)
+                    rows.h_in[count] = at(&run.h, h_slot, row)
+                    rows.h_prev[count] = at(&run.h, h_slot, row) + first_byte
+                    rows.h[count] = at(&run.h, h_next, row) + first_byte
                     if run.layer.cell.has_c:
                         rows.c_prev[count] = at(&run.c, c_slot, row)
                         rows.c[count] = at(&run.c, c_next, row)
@@ -580,6 +622,20 @@ cdef void forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last) no
                         special_rest(run, row, t, h_slot)
             step(&run.layer, rows, count, run.chunk == 0, run.taped, s & 1, run.work)
             s += 1
+            if run.shared and not team.meet(s, run.helper):
+                return s
+        if team is not None and not run.shared and team.complete():
+            return s
+    return s
+
+
+cdef void help_out(forward_pass *run, const layer_description *half, Team team) noexcept nogil:
+    """The steps that are shared, of half of the units."""
+    cdef Py_ssize_t s = team.join()
+    run.shared = True
+    make(run, half)
+    if s < run.now.steps:
+        forward_steps(run, s, run.now.steps, team)
 
 
 cdef PyThreadState *release(Py_ssize_t operations) noexcept:
@@ -603,17 +659,34 @@ cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept:
     return max(ROWS_AT_ONCE, QUANTUM_OPERATIONS // operations_of_a_row)
 
 
-def forward(Weights weights, Pass arrays, Py_ssize_t first_row, Py_ssize_t last_row, Cancellation cancellation):
-    """Run the rows first_row .. last_row - 1 through all of time."""
+def forward(
+    Weights weights, Pass arrays, Py_ssize_t first_row, Py_ssize_t last_row, Cancellation cancellation, Team team=None,
+    bint helper=False,
+):
+    """Run the rows first_row .. last_row - 1 through all of time.
+
+    With a team, few rows and :func:`can_share`, two threads make this call, one of them as its ``helper``.
+    """
     cdef Py_ssize_t part = rows_per_part(operations_per_step(weights, 1))
     while first_row < last_row:
-        if not forward_part(weights, arrays, first_row, min(last_row, first_row + part), cancellation):
+        if not forward_part(
+            weights, arrays, first_row, min(last_row, first_row + part), cancellation, team, helper
+        ):
             return
         first_row += part
 
 
+def can_share(Weights weights, Pass arrays):
+    """Whether two threads can share out the units of a step: each needs h of the others, and nothing else."""
+    return weights.h.vectors > weights.h.group and not (
+        weights.options.width or weights.two_phases or weights.zoneout or arrays.drop_h is not None
+        or arrays.keep_h is not None or arrays.lengths is not None or arrays.mask is not None
+    )
+
+
 cdef bint forward_part(
-    Weights weights, Pass arrays, Py_ssize_t first_row, Py_ssize_t last_row, Cancellation cancellation
+    Weights weights, Pass arrays, Py_ssize_t first_row, Py_ssize_t last_row, Cancellation cancellation, Team team,
+    bint helper,
 ) except -1:
     """As :func:`forward`; False: cancelled."""
     cdef forward_pass run
@@ -624,7 +697,9 @@ cdef bint forward_part(
     cdef char *memory
     if steps == 0:
         return True
-    run.layer = describe(weights, rows)
+    cdef layer_description whole = describe(weights, rows)
+    cdef layer_description half
+    run.layer = whole
     run.now.steps = steps
     run.now.reverse = arrays.reverse
     run.now.h_slots = cnp.PyArray_DIM(arrays.h, 0)
@@ -668,8 +743,6 @@ cdef bint forward_part(
     quantum = max(QUANTUM_OPERATIONS // operations, 1)
     try:
         allocate_rows(&run.rows, rows)
-        if not run.special or run.drop_h.data == NULL:
-            run.rows.h_in = run.rows.h_prev
         if run.layer.keep_h == NULL:
             run.rows.c_next = run.rows.c
         allocate_rows(&run.inputs, run.chunk * rows)
@@ -678,15 +751,32 @@ cdef bint forward_part(
         if not run.taped:
             scratch_rows(&run.layer, &run.rows, rows, run.scratch)
             run.scratch += scratch
+        run.helper = helper
+        run.shared = False
+        if team is not None:
+            half = some_units(&whole, rows, helper)
+        if helper:
+            with nogil:
+                help_out(&run, &half, team)
+            return True
         s = 0
         while s < steps:
             end = min(steps, s + quantum)
-            state = release(operations * (end - s))
-            forward_steps(&run, s, end)
+            # A helper that waits for the GIL may not be waited for by whoever has it.
+            state = PyEval_SaveThread() if team is not None else release(operations * (end - s))
+            s = forward_steps(&run, s, end, team)
             take_back(state)
-            s = end
             if interrupted(cancellation):
                 return False
+            if run.shared and not team.shares(s):
+                run.shared = False
+                make(&run, &whole)
+                team = None
+            elif team is not None and not run.shared and team.begin(s):
+                run.shared = True
+                make(&run, &half)
+        if team is not None:
+            team.end()
     finally:
         free_rows(&run.rows)
         free_rows(&run.inputs)

@@ -1,0 +1,178 @@
+"""Two threads that share out the hidden units of a step: the same bits, whether, when and how long they do."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import cylstm
+from cylstm import parallel, stack
+from cylstm._core import sequence
+from cylstm._core.team import Team
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """Every pass of few rows is shared by two threads."""
+    monkeypatch.setattr(stack, "SHARED_BYTES", 0)
+    monkeypatch.setattr(stack, "PARALLEL_OPERATIONS", 0)
+    monkeypatch.setattr(stack, "BUSY_SECONDS", 0.0)
+    before = parallel.get_num_threads()
+    yield
+    cylstm.set_num_threads(before)
+
+
+def on_threads(n, function):
+    cylstm.set_num_threads(n)
+    return function()
+
+
+def flat(result):
+    y, states = result
+    return [y, *(states if isinstance(states, tuple) else (states,))]
+
+
+def assert_same_bits(first, second):
+    for a, b in zip(flat(first), flat(second), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch", [1, 3, 7])
+@pytest.mark.parametrize("hidden_size", [1, 16, 17, 40, 200])
+@pytest.mark.parametrize("cell", [cylstm.LSTM, cylstm.GRU, cylstm.RNN])
+def test_same_bits(shared, cell, hidden_size, batch, dtype):
+    layer = cell(5, hidden_size, num_layers=2, rng=0, dtype=dtype)
+    x = np.random.default_rng(1).standard_normal((60, batch, 5)).astype(dtype)
+    assert_same_bits(on_threads(1, lambda: layer.forward(x)), on_threads(2, lambda: layer.forward(x)))
+
+
+@pytest.mark.parametrize("cell", [cylstm.LSTM, cylstm.GRU])
+def test_same_tape(shared, cell):
+    layer = cell(5, 40, rng=0, dtype="float64")
+    rng = np.random.default_rng(1)
+    x, dy = rng.standard_normal((30, 2, 5)), rng.standard_normal((30, 2, 40))
+
+    def gradients():
+        tape = cylstm.Tape()
+        layer.forward(x, tape=tape)
+        return layer.backward(tape, dy)
+
+    alone, together = on_threads(1, gradients), on_threads(2, gradients)
+    assert alone.dx.tobytes() == together.dx.tobytes()
+    for name, gradient in alone.parameters.items():
+        np.testing.assert_allclose(together.parameters[name], gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"proj_size": 4},
+        {"peepholes": True},
+        {"layer_norm": "joint"},
+        {"clip": {"cell": 0.5}},
+        {"zoneout_h": 0.1},
+        {"reverse": True},
+    ],
+    ids=str,
+)
+def test_options_are_right_whether_they_share_or_not(shared, options):
+    layer = cylstm.LSTM(5, 40, rng=0, **options)
+    x = np.random.default_rng(1).standard_normal((30, 1, 5)).astype("float32")
+    assert_same_bits(on_threads(1, lambda: layer.forward(x)), on_threads(2, lambda: layer.forward(x)))
+
+
+def test_lengths(shared):
+    layer = cylstm.LSTM(5, 40, rng=0)
+    x = np.random.default_rng(1).standard_normal((30, 3, 5)).astype("float32")
+    lengths = [30, 0, 11]
+    assert_same_bits(
+        on_threads(1, lambda: layer.forward(x, lengths=lengths)), on_threads(2, lambda: layer.forward(x, lengths=lengths))
+    )
+
+
+class OnePass:
+    """A layer of 40 units, 500 steps, and what its forward pass is called with, so that a test can be both threads."""
+
+    STEPS = 500
+
+    def __init__(self):
+        self.layer = cylstm.LSTM(5, 40, rng=0)
+        self.x = np.random.default_rng(1).standard_normal((self.STEPS, 1, 5)).astype("float32")
+        self.weights = self.layer._packed(self.layer._store.snapshot)[0]
+        self.cancellation = sequence.Cancellation()
+        self.team = Team(self.STEPS, self.cancellation)
+        self.y = np.full((self.STEPS, 1, 40), np.nan, "float32")
+        h, c = np.zeros((2, 1, 40), "float32"), np.zeros((1, 1, 40), "float32")
+        self.arrays = sequence.Pass(self.x, self.y, h, c, None, None, False)
+
+    def forward(self, helper):
+        sequence.forward(self.weights, self.arrays, 0, 1, self.cancellation, self.team, helper)
+
+    def helper(self):
+        thread = threading.Thread(target=self.forward, args=(True,))
+        thread.start()
+        return thread
+
+    def check(self):
+        cylstm.set_num_threads(1)
+        assert self.y.tobytes() == self.layer.forward(self.x)[0].tobytes()
+
+
+def test_helper_that_does_not_come(shared):
+    one = OnePass()
+    one.forward(helper=False)
+    one.check()
+
+
+def test_helper_that_comes_after_the_end(shared):
+    one = OnePass()
+    one.forward(helper=False)
+    one.forward(helper=True)
+    one.check()
+
+
+def test_helper_that_is_there_first(shared):
+    one = OnePass()
+    thread = one.helper()
+    one.forward(helper=False)
+    thread.join(60)
+    assert not thread.is_alive()
+    one.check()
+
+
+def test_slow_helper_is_left(shared):
+    one = OnePass()
+    one.team.slow = True  # as the leader notes it where it had to wait
+    thread = one.helper()
+    one.forward(helper=False)
+    thread.join(60)
+    assert not thread.is_alive()
+    one.check()
+
+
+def test_helper_ends_when_the_call_is_cancelled(shared):
+    one = OnePass()
+    thread = one.helper()
+    one.cancellation.request()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_busy_machine_is_left_alone_for_a_while(shared, monkeypatch):
+    monkeypatch.setattr(stack, "BUSY_SECONDS", 1000.0)
+    monkeypatch.setattr(stack, "_busy_until", 0.0)
+    teams = []
+
+    class SlowTeam(Team):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.slow = True
+            teams.append(self)
+
+    monkeypatch.setattr(stack, "Team", SlowTeam)
+    layer = cylstm.LSTM(5, 40, rng=0)
+    x = np.zeros((30, 1, 5), "float32")
+    on_threads(2, lambda: layer.forward(x))
+    on_threads(2, lambda: layer.forward(x))
+    assert len(teams) == 1
