@@ -4,11 +4,11 @@ import threading
 
 import numpy as np
 import pytest
+from cylstm._core.team import Team
 
 import cylstm
 from cylstm import parallel, stack
 from cylstm._core import sequence
-from cylstm._core.team import Team
 
 
 @pytest.fixture
@@ -85,10 +85,11 @@ def test_options_are_right_whether_they_share_or_not(shared, options):
 def test_lengths(shared):
     layer = cylstm.LSTM(5, 40, rng=0)
     x = np.random.default_rng(1).standard_normal((30, 3, 5)).astype("float32")
-    lengths = [30, 0, 11]
-    assert_same_bits(
-        on_threads(1, lambda: layer.forward(x, lengths=lengths)), on_threads(2, lambda: layer.forward(x, lengths=lengths))
-    )
+
+    def forward():
+        return layer.forward(x, lengths=[30, 0, 11])
+
+    assert_same_bits(on_threads(1, forward), on_threads(2, forward))
 
 
 class OnePass:

@@ -21,7 +21,6 @@ static __inline void number_write(volatile Py_ssize_t *number, Py_ssize_t value)
     MemoryBarrier();
     *number = value;
 }
-static __inline void pause_briefly(void) { YieldProcessor(); }
 static __inline void give_way(void) { SwitchToThread(); }
 #else
 #include <sched.h>
@@ -32,13 +31,6 @@ static inline void number_write(volatile Py_ssize_t *number, Py_ssize_t value)
 {
     __atomic_store_n(number, value, __ATOMIC_RELEASE);
 }
-#if defined(__x86_64__) || defined(__i386__)
-static inline void pause_briefly(void) { __builtin_ia32_pause(); }
-#elif defined(__aarch64__)
-static inline void pause_briefly(void) { __asm__ volatile("yield"); }
-#else
-static inline void pause_briefly(void) { }
-#endif
 static inline void give_way(void) { sched_yield(); }
 #endif
 

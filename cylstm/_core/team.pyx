@@ -5,13 +5,15 @@
 cdef extern from "atomic.h" nogil:
     Py_ssize_t number_read(Py_ssize_t *number)
     void number_write(Py_ssize_t *number, Py_ssize_t value)
-    void pause_briefly()
     void give_way()
 
+# How often one looks for the other, some 20 us, before it offers the processor to others between two looks; without
+# the pause instruction, at which a virtual machine may leave for its host (5 us for a meeting instead of 0.5). And
+# after how many looks the leader goes on alone: the helper's core has other work.
 cdef enum:
     NOT_YET = -1
-    BRIEFLY = 500      # looks, some 20 us, before the processor is offered to others between two of them
-    TOO_LONG = 1000    # looks, after which the leader goes on alone: the helper's core has other work
+    BRIEFLY = 20000
+    TOO_LONG = 20300
 
 
 cdef class Team:
@@ -77,7 +79,5 @@ cdef class Team:
 
 
 cdef inline void wait(Py_ssize_t looks) noexcept nogil:
-    if looks < BRIEFLY:
-        pause_briefly()
-    else:
+    if looks > BRIEFLY:
         give_way()

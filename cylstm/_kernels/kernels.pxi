@@ -334,7 +334,9 @@ cdef void softmax_backward(Py_ssize_t count, const real *y, real *dy) noexcept n
 
 # ---------------------------------------------------------------------------------------------------- tiles
 
-cdef inline void tile_body(const int rows, const int vectors, const bint far, const tile_product *product) noexcept nogil:
+cdef inline void tile_body(
+    const int rows, const int vectors, const bint far, const tile_product *product
+) noexcept nogil:
     """The product of tile_product for a number of rows and vectors known to the compiler; ``far``: product.next is set.
 
     Inlined with constants, so that the loops over rows and vectors vanish and ``sums`` is registers. With many of these
