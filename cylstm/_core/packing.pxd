@@ -21,6 +21,14 @@ cdef enum:
     ROWS_AT_ONCE = 48     # whose sums and x stay in L1
 
 
+cdef inline Py_ssize_t rows_now(const kernel_table *kernels, Py_ssize_t left) noexcept nogil:
+    """Of ``left`` rows those to work on next: the tiles of all are shared out evenly to turns of ROWS_AT_ONCE."""
+    cdef Py_ssize_t tiles = (left + kernels.tile_rows - 1) // kernels.tile_rows
+    cdef Py_ssize_t tiles_of_turn = ROWS_AT_ONCE // kernels.tile_rows
+    cdef Py_ssize_t turns = (tiles + tiles_of_turn - 1) // tiles_of_turn
+    return min(left, (tiles + turns - 1) // turns * kernels.tile_rows)
+
+
 cdef void product_of_group(
     const kernel_table *kernels, const matrix *weights, const void *const *x, const matrix *then,
     const void *const *x_then, Py_ssize_t first_vector, Py_ssize_t rows, const void *const *start,

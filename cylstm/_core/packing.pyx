@@ -188,16 +188,17 @@ cdef void multiply(
     """out[r] = start[r] + x[r] W, for any number of rows."""
     cdef Py_ssize_t group = -weights.group if downwards else weights.group
     cdef Py_ssize_t vector = weights.last_group if downwards else 0
-    cdef Py_ssize_t row, offset
+    cdef Py_ssize_t row, some, offset
     while 0 <= vector <= weights.last_group:
         offset = vector * kernels.lanes
         row = 0
         while row < rows:
+            some = rows_now(kernels, rows - row)
             product_of_group(
-                kernels, weights, x + row, NULL, NULL, vector, min(<Py_ssize_t>ROWS_AT_ONCE, rows - row), start + row,
-                offset, out + row, offset, group_at(kernels, weights, vector + group),
+                kernels, weights, x + row, NULL, NULL, vector, some, start + row, offset, out + row, offset,
+                group_at(kernels, weights, vector + group),
             )
-            row += ROWS_AT_ONCE
+            row += some
         vector += group
 
 

@@ -10,7 +10,9 @@ from libc.string cimport memcpy, memset
 
 from cylstm._core.cells cimport apart, cell
 from cylstm._core.kernels cimport VARIANT_SCRATCH, backward_rows, forward_rows, kernel_table
-from cylstm._core.packing cimport ROWS_AT_ONCE, Weights, group_at, matrix, multiply, part_of, product_of_group
+from cylstm._core.packing cimport (
+    ROWS_AT_ONCE, Weights, group_at, matrix, multiply, part_of, product_of_group, rows_now,
+)
 from cylstm._core.team cimport Team
 
 cnp.import_array()
@@ -328,7 +330,7 @@ cdef inline void step_of(
         sums_origin = 0 if taped else first   # and that the sums of h W_hh begin with
         row = 0
         while row < count:
-            some = min(<Py_ssize_t>ROWS_AT_ONCE, count - row)
+            some = rows_now(kernels, count - row)
             gates = <void *const *>(cell_rows.gates + row)
             sums = <void *const *>(rows.recurrent + row) if separate else gates
             vector = last if downwards else first
