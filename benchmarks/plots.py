@@ -75,14 +75,14 @@ def bandwidths(record):
 
 
 def roofline(record):
-    """GFLOP/s by FLOPs per byte of weights read; under the product of matrices and each measured bandwidth.
+    """GFLOP/s by FLOPs per byte of weights read; under the peak of the multiply-add units and each measured bandwidth.
 
     The weights count as read once for a step, and once per time step otherwise: a batch of B does 2 B FLOPs for each.
     """
     limits, run = record["limits"], record["runs"][0]
     axes = _axes(f"float32 throughput, {record['cpu']}", "FLOPs per byte of weights", "GFLOP/s")
     intensities = [2.0**power for power in range(-2, 8)]
-    peak = limits["gemm_gflops"]["float32"]
+    peak = limits["peak_gflops"]["float32"]
     for level, rate in bandwidths(record).items():
         axes.plot(intensities, [min(peak, rate * n) for n in intensities], color="grey", linewidth=0.7)
         at = (intensities[0], rate * intensities[0])

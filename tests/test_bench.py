@@ -54,7 +54,8 @@ def entry(case="step-3-4", **seconds):
 def record(*entries, threads=1, commit="abc1234"):
     run = {"threads": threads, "cores": [0], "unset": {}, "rounds": 3, "versions": {"numpy": "2"}, "absent": {}}
     run |= {"failed": {}, "builds": {"ours": {"level": "avx2"}}, "cases": list(entries)}
-    limits = {"gemm_gflops": {"float32": 100.0, "float64": 50.0}, "read_gb_per_s": {"32": 200.0, "8192": 20.0}}
+    rates = {"float32": 100.0, "float64": 50.0}
+    limits = {"peak_gflops": rates, "gemm_gflops": rates, "read_gb_per_s": {"32": 200.0, "8192": 20.0}}
     about = {"date": "2026-01-02T03:04:05+00:00", "cpu": "A CPU(R) @ 2 GHz", "caches_kib": {}, "system": "s"}
     return {"schema": 1, **about, "python": "3", "commit": commit, "limits": limits, "runs": [run]}
 

@@ -79,6 +79,16 @@ cdef const kernel_table *table_of(object dtype) except NULL:
     raise TypeError(f"dtype is {dtype!r}, expected float32 or float64")
 
 
+def multiply_adds(dtype, Py_ssize_t rounds):
+    """Keep the multiply-add units busy for 12 * rounds instructions; the floating-point operations that they did."""
+    cdef const kernel_table *kernels = table_of(np.dtype(dtype))
+    sums = np.zeros(12 * kernels.lanes, dtype)
+    cdef size_t address = sums.ctypes.data
+    with nogil:
+        kernels.multiply_adds(rounds, <void *>address)
+    return 24 * rounds * kernels.lanes
+
+
 def lanes(dtype):
     """Hidden units side by side in one vector."""
     return table_of(np.dtype(dtype)).lanes

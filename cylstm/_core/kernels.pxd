@@ -97,6 +97,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t tile_rows
         Py_ssize_t stretch_bytes
         void (*tile)(Py_ssize_t, Py_ssize_t, const tile_product *) noexcept nogil
+        void (*multiply_adds)(Py_ssize_t, void *) noexcept nogil
         void (*sum_row)(Py_ssize_t, const tile_product *) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
         forward_function *lstm_forward

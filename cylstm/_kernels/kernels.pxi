@@ -139,6 +139,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t tile_rows
         Py_ssize_t stretch_bytes
         void (*tile)(Py_ssize_t, Py_ssize_t, const tile_product *) noexcept nogil
+        void (*multiply_adds)(Py_ssize_t, real *) noexcept nogil
         void (*sum_row)(Py_ssize_t, const tile_product *) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
         forward_function *lstm_forward
@@ -494,6 +495,19 @@ cdef void sum_row(Py_ssize_t vectors, const tile_product *product) noexcept nogi
         sum_row_body(3, 2, product)
     elif vectors == 4:
         sum_row_body(4, 2, product)
+
+
+cdef void multiply_adds(Py_ssize_t rounds, real *out) noexcept nogil:
+    """out (12 * LANES,) += rounds"""
+    cdef vreal[12] sums
+    cdef vreal one = v_set1(<real>1)
+    cdef int j
+    v_load_rows(sums, <const real *const *>&out, 0, 1, 12)
+    while rounds > 0:
+        for j in range(12):
+            sums[j] = v_accumulate(sums[j], one, one)
+        rounds -= 1
+    v_store_rows(&out, 0, sums, 1, 12)
 
 
 cdef void pack(
@@ -863,6 +877,7 @@ functions.lanes = LANES
 functions.tile_rows = TILE_ROWS
 functions.stretch_bytes = STRETCH_BYTES
 functions.tile = &tile
+functions.multiply_adds = &multiply_adds
 functions.sum_row = &sum_row
 functions.pack = &pack
 functions.lstm_forward = &lstm_forward

@@ -132,6 +132,8 @@ typedef struct {
     Py_ssize_t stretch_bytes;       /* of weights, which all rows use before the next */
     /* rows <= tile_rows with vectors <= 4, and rows = 1 with vectors <= 8 */
     void (*tile)(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product);
+    /* ``rounds`` times 12 multiply-adds of vectors that do not wait for each other, and no memory: the peak of the units */
+    void (*multiply_adds)(Py_ssize_t rounds, real *sums);
     /* tile for one row, vectors <= 4, the first operand alone and a depth that 8 divides, in whatever order is
      * fastest: for backward alone. */
     void (*sum_row)(Py_ssize_t vectors, const tile_product *product);

@@ -72,9 +72,11 @@ def head(record):
         lines.append(f"{key:<9}{', '.join(f'{name}={v}' for name, v in run[key].items()) or 'nothing'}")
     lines += [f"{why:<9}{name}: {detail}" for why in ("absent", "failed") for name, detail in run[why].items()]
     if limits := record["limits"]:
-        gemm = ", ".join(f"{name} {rate:.0f}" for name, rate in limits["gemm_gflops"].items())
+        for key in ("peak", "gemm"):
+            rates = ", ".join(f"{name} {rate:.0f}" for name, rate in limits[f"{key}_gflops"].items())
+            lines.append(f"{key:<9}{rates} GFLOP/s")
         read = ", ".join(f"{kib} KiB {rate:.0f}" for kib, rate in limits["read_gb_per_s"].items())
-        lines += [f"gemm     {gemm} GFLOP/s", f"read     {read} GB/s"]
+        lines.append(f"read     {read} GB/s")
     return "\n".join(lines) + "\n"
 
 
@@ -95,12 +97,12 @@ def _cell(entry, library, seconds_of):
 
 
 def _rate(entry, name, limits):
-    """GFLOP/s of the products alone, and that as a part of what the machine's own product of matrices reaches."""
+    """GFLOP/s of the products alone, and that as a part of the peak of one core's multiply-add units."""
     times = times_of(entry)
     if name not in times:
         return "-"
     gflops = entry["flops"] / statistics.median(times[name]) * 1e-9
-    peak = limits.get("gemm_gflops", {}).get(parse(entry["case"]).dtype)
+    peak = limits.get("peak_gflops", {}).get(parse(entry["case"]).dtype)
     return f"{gflops:.1f}" + (f" ({100 * gflops / peak:.0f} %)" if peak else "")
 
 

@@ -251,6 +251,7 @@ def limits(plan):
     """What one core can do, measured in a process of its own on the core that one thread would have."""
     cores = machine.choose_cores(1, plan.last_core)
     environment, _ = machine.environment(1)
+    environment["PYTHONPATH"] = str(machine.ROOT)
     asked = command("limits", sys.executable, json.dumps(cores))
     done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:

@@ -1,8 +1,11 @@
 """cylstm, called as its documentation says."""
 
+import time
+
 import numpy as np
 
 import cylstm
+from cylstm._core import dispatch
 
 from ..cases import BIAS_CHANGE, as_state, by_name, states_of
 from ..machine import threads
@@ -34,6 +37,16 @@ def prepare(case, data):
     if case.ragged:
         return Job("forward(x, lengths=lengths)", names, lambda: {"y": layer.forward(data.x, lengths=data.lengths)[0]})
     return Job("forward(x)", names, lambda: {"y": layer.forward(data.x)[0]})
+
+
+def peak_gflops(dtype):
+    """What the multiply-add units do when they wait for nothing: the most of several tries."""
+    rounds, rates = 300_000, []
+    for _ in range(30):
+        began = time.perf_counter()
+        operations = dispatch.multiply_adds(dtype, rounds)
+        rates.append(operations / (time.perf_counter() - began) * 1e-9)
+    return max(rates)
 
 
 def _training(layer, case, data):
