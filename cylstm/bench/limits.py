@@ -1,8 +1,8 @@
 """What one core can do: multiply-adds a second, and bytes read a second.
 
 Arithmetic: the peak of the multiply-add units, by a loop of our level's kernels that reads no memory, and, for
-comparison, the fastest of several products of two square matrices by NumPy's BLAS. Bandwidth: the same BLAS' dot product
-of the two halves of an array of the given size, again and again.
+comparison, the fastest of several products of two square matrices by NumPy's BLAS. Bandwidth: the same BLAS' dot
+product of the two halves of an array of the given size, again and again.
 """
 
 import functools

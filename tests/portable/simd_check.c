@@ -49,16 +49,27 @@ int main(void)
     EXPECT(v_load(values) == (real)1.5);
     EXPECT(v_load_some(values, 1) == (real)1.5 && v_load_some(values, 0) == 0);
     v_prefetch(values);
+    v_prefetch_near(values);
     v_store(out, v_load(values + 1));
     EXPECT(out[0] == -2);
     v_store_some(out, (real)7, 0);
     EXPECT(out[0] == -2);
     v_store_some(out, (real)7, 1);
     EXPECT(out[0] == 7 && out[1] == 0);
-    sums[0] = v_load(values);
-    sums[1] = v_load(values + 1);
-    v_store_all(out, sums, 2);
-    EXPECT(out[0] == (real)1.5 && out[1] == -2);
+    {
+        const real *from[2];
+        real *to[2];
+        from[0] = values;
+        from[1] = values + 1;
+        to[0] = out;
+        to[1] = out + 1;
+        v_load_rows(sums, from, 0, 2, 1);
+        EXPECT(sums[0] == (real)1.5 && sums[1] == -2);
+        v_store_rows(to, 0, sums, 2, 1);
+        EXPECT(out[0] == (real)1.5 && out[1] == -2);
+        v_store_rows(to, 0, sums + 1, 1, 1);
+        EXPECT(out[0] == -2);
+    }
 
     EXPECT(EXP_C[0] > 0 && TANH_P[0] < 0 && TANH_Q[0] == 1);
     EXPECT(EXP_TERMS > 0 && TANH_P_TERMS > 0 && TANH_Q_TERMS > 0);
