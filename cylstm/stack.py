@@ -51,9 +51,25 @@ class Record:
     """What a forward leaves on a tape for :func:`backward`, besides the tape's own buffers."""
 
     __slots__ = (
-        "batched", "call", "factors", "inner", "inputs", "layer", "masks", "noise", "outputs", "passes", "rows",
-        "scheme", "seed", "shape", "snapshot", "weights",
+        "batched", "call", "factors", "layer", "masks", "noise", "outputs", "scheme", "seed", "shape", "snapshot",
+        "views", "weights",
     )  # fmt: skip
+
+    @property
+    def passes(self):
+        """The :class:`sequence.Pass` of each layer and direction."""
+        return [views.arrays for views in self.views]
+
+
+class _Views:
+    """The arrays of one layer in one direction over the buffers of a tape, which calls of one form have in common.
+
+    ``rows`` (T, B, I + 1 + P) are x | 1 | h_prev, of which ``x`` is the first part. ``states`` has (before the first
+    step, after the last) of h and, where there is one, of c. ``products`` has the (dgates, rows) of the products that
+    make the gradients of the parameters.
+    """
+
+    __slots__ = ("arrays", "form", "products", "rows", "states", "x")
 
 
 def _slices(batch, directions):
@@ -105,12 +121,11 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
         last = first + num_directions
         out = y if last == layers else np.empty((steps, batch, weights[last].input_size), dtype)
         parts = [out] if num_directions == 1 else _parts(out, merge, packed.state_size)
-        arguments = []
-        for k in range(first, last):
-            c = states[2:, k] if has_c else None
-            arrays = sequence.Pass(x, parts[k - first], states[:2, k], c, lengths, mask, directions[k - first])
-            arguments.append((weights[k], arrays))
-        _run(sequence.forward, steps, batch, arguments)
+        arguments = [
+            (weights[k], x, parts[k - first], states, k, lengths, mask, directions[k - first])
+            for k in range(first, last)
+        ]
+        _run(sequence.infer, steps, batch, arguments)
         if padding != "zero" and last == layers:
             _pad_parts(parts, scheme, lengths, mask)
         if num_directions == 2:
@@ -231,9 +246,7 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
     record.noise = noise
     record.call = tape.calls
     record.seed = tape.seed
-    record.passes = []
-    record.rows = []
-    record.inner = []
+    record.views = []
     record.outputs = []
     record.masks = []
     record.weights = weights
@@ -254,23 +267,18 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
         arguments = []
         for k in range(first, last):
             packed = record.weights[k]
-            arrays, rows, inner, masks = _taped_pass(tape, record, packed, k, x, parts[k - first], lengths, mask)
-            before = steps if arrays.reverse else 0
-            arrays.h[before] = 0 if states_0 is None else states_0[0][k]
-            if has_c:
-                arrays.c[before] = 0 if states_0 is None else states_0[1][k]
-            arguments.append((packed, arrays))
-            record.passes.append(arrays)
-            record.rows.append(rows)
-            record.inner.append(inner)
+            views, masks = _taped_pass(tape, record, packed, k, x, parts[k - first], lengths, mask)
+            for number, (before, _) in enumerate(views.states):
+                before[...] = 0 if states_0 is None else states_0[number][k]
+            arguments.append((packed, views.arrays))
+            record.views.append(views)
             record.masks.append(masks)
         _run(sequence.forward, steps, batch, arguments)
         for k in range(first, last):
-            arrays = record.passes[k]
-            after = 0 if arrays.reverse else steps
-            states_n[0][k] = arrays.h[after]
-            if has_c:
-                states_n[1][k] = arrays.c[after]
+            views = record.views[k]
+            views.arrays.x = views.arrays.y = None  # the caller's: backward has no use for them
+            for states, (_, after) in zip(states_n, views.states, strict=True):
+                states[k] = after
         if scheme.padding != "zero" and last == len(weights):
             _pad_parts(parts, scheme, lengths, mask)
         if num_directions == 2:
@@ -285,52 +293,79 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
 
 
 def _taped_pass(tape, record, packed, k, x, y, lengths, mask):
-    """(Pass over the tape's buffers, rows x | 1 | h, rows 1 | inner, masks by what they are for), of number k of the
-    layers and directions."""
+    """(views, masks by what they are for) of number k of the layers and directions: all that its pass needs is set."""
     steps, batch = record.shape
     noise = record.noise
-    layer, direction = divmod(k, len(record.scheme.directions))
-    reverse = record.scheme.directions[direction]
-    dtype = packed.dtype
-    width, state_size = packed.input_size, packed.state_size
-    key = (layer, direction)
-    blocks = (steps, batch, packed.blocks, packed.gates, packed.lanes)
-    gates = tape.buffer(("gates", *key), blocks, dtype)
-    slots = tape.buffer(("rows", *key), (steps + 1, batch, width + 1 + state_size), dtype)
-    rows = slots[1:] if reverse else slots[:steps]
-    rows[:, :, :width] = x
-    rows[:, :, width] = 1
+    key = divmod(k, len(record.scheme.directions))
+    form = (steps, batch, record.scheme.directions[key[1]], noise, packed.form)
+    views = tape.views.get(key)
+    if views is None or views.form != form:
+        views = tape.views[key] = _views(tape, key, form, packed)
+    arrays = views.arrays
+    arrays.x = x
+    arrays.y = y
+    arrays.lengths = lengths
+    arrays.mask = mask
+    views.x[...] = x
     if lengths is not None or mask is not None:
-        _clear_padding(rows[:, :, :width], lengths, mask)
-    h = slots[:, :, width + 1 :]
-    c = tape.buffer(("c", *key), (steps + 1, batch, packed.hidden_size), dtype) if packed.has_c else None
-    arrays = sequence.Pass(x, y, h, c, lengths, mask, reverse, gates)
-    if packed.apart:
-        arrays.recurrent = tape.buffer(("recurrent", *key), blocks, dtype)
-    inner = None
-    if packed.two_phases:
-        inner = tape.buffer(("inner", *key), (steps, batch, 1 + packed.hidden_size), dtype)
-        inner[:, :, 0] = 1
-        arrays.inner = inner[:, :, 1:]
-        arrays.second = tape.buffer(("second", *key), (steps, batch, packed.state_blocks, packed.lanes), dtype)
-    if packed.zoneout and packed.has_c:
-        arrays.c_fresh = tape.buffer(("c_fresh", *key), (steps, batch, packed.hidden_size), dtype)
+        _clear_padding(views.x, lengths, mask)
     if noise is QUIET:
-        return arrays, rows, inner, {}
+        return views, {}
+    dtype, state_size = packed.dtype, packed.state_size
     masks = {}
     if noise.input_dropout:
-        masks["x"] = _factors((1, batch, width), dtype, record, _INPUT, k, noise.input_dropout)
-        rows[:, :, :width] *= masks["x"]
-        arrays.x = rows[:, :, :width]
+        masks["x"] = _factors((1, batch, packed.input_size), dtype, record, _INPUT, k, noise.input_dropout)
+        views.x *= masks["x"]
+        arrays.x = views.x
     if noise.recurrent_dropout:
-        arrays.h_in = h
-        arrays.h = tape.buffer(("h", *key), (steps + 1, batch, state_size), dtype)
         arrays.drop_h = _factors((1, batch, state_size), dtype, record, _RECURRENT, k, noise.recurrent_dropout)[0]
     if noise.zoneout_h:
         arrays.keep_h = _kept((steps, batch, state_size), dtype, record, _ZONEOUT_H, k, noise.zoneout_h)
     if noise.zoneout_c:
         arrays.keep_c = _kept((steps, batch, packed.hidden_size), dtype, record, _ZONEOUT_C, k, noise.zoneout_c)
-    return arrays, rows, inner, masks
+    return views, masks
+
+
+def _views(tape, key, form, packed):
+    """New :class:`_Views` over the buffers that ``tape`` has for ``key``, (layer, direction)."""
+    steps, batch, reverse, noise, _ = form
+    dtype = packed.dtype
+    width, state_size = packed.input_size, packed.state_size
+    blocks = (steps, batch, packed.blocks, packed.gates, packed.lanes)
+    slots = tape.buffer(("rows", *key), (steps + 1, batch, width + 1 + state_size), dtype)
+    views = _Views()
+    views.form = form
+    views.rows = slots[1:] if reverse else slots[:steps]
+    views.rows[:, :, width] = 1
+    views.x = views.rows[:, :, :width]
+    views.arrays = arrays = sequence.Pass()
+    arrays.reverse = reverse
+    arrays.gates = tape.buffer(("gates", *key), blocks, dtype)
+    arrays.h = slots[:, :, width + 1 :]
+    states = [arrays.h]
+    if noise.recurrent_dropout:
+        arrays.h_in = arrays.h
+        arrays.h = states[0] = tape.buffer(("h", *key), (steps + 1, batch, state_size), dtype)
+    if packed.has_c:
+        arrays.c = tape.buffer(("c", *key), (steps + 1, batch, packed.hidden_size), dtype)
+        states.append(arrays.c)
+    if packed.zoneout and packed.has_c:
+        arrays.c_fresh = tape.buffer(("c_fresh", *key), (steps, batch, packed.hidden_size), dtype)
+    views.states = [(part[steps], part[0]) if reverse else (part[0], part[steps]) for part in states]
+    flat = views.rows.reshape(steps * batch, width + 1 + state_size)
+    if packed.apart:
+        arrays.recurrent = tape.buffer(("recurrent", *key), blocks, dtype)
+        products = [(arrays.gates, flat[:, : width + 1]), (arrays.recurrent, flat[:, width:])]
+    else:
+        products = [(arrays.gates, flat)]
+    if packed.two_phases:
+        inner = tape.buffer(("inner", *key), (steps, batch, 1 + packed.hidden_size), dtype)
+        inner[:, :, 0] = 1
+        arrays.inner = inner[:, :, 1:]
+        arrays.second = tape.buffer(("second", *key), (steps, batch, packed.state_blocks, packed.lanes), dtype)
+        products.append((arrays.second, inner.reshape(steps * batch, 1 + packed.hidden_size)))
+    views.products = [(dgates.reshape(len(rows), math.prod(dgates.shape[2:])), rows) for dgates, rows in products]
+    return views
 
 
 def _clear_padding(x, lengths, mask):
@@ -395,15 +430,17 @@ def backward(record, dy, dstates_n):
     steps, batch = record.shape
     weights, scheme, noise = record.weights, record.scheme, record.noise
     num_directions = len(scheme.directions)
-    lengths, mask = record.passes[0].lengths, record.passes[0].mask
+    lengths, mask = record.views[0].arrays.lengths, record.views[0].arrays.mask
     unseen = _rows_without_steps(steps, lengths, mask)
     dtype = weights[0].dtype
-    dstates_0 = [np.empty((len(weights), batch, weights[0].state_size), dtype)]
-    if weights[0].has_c:
-        dstates_0.append(np.empty((len(weights), batch, weights[0].hidden_size), dtype))
-    if dstates_n is not None and scheme.empty == "zero":
-        dstates_n = [part.copy() for part in dstates_n]
-        _clear_empty(dstates_n, steps, lengths, mask)
+    packed = weights[0]
+    blocks = (packed.state_blocks, packed.blocks) if packed.has_c else (packed.state_blocks,)
+    dstates = [aligned_empty((len(weights), batch, n * packed.lanes), dtype, zero=True) for n in blocks]
+    if dstates_n is not None:
+        for part, given in zip(dstates, dstates_n, strict=True):
+            part[:, :, : given.shape[2]] = given
+        if scheme.empty == "zero":
+            _clear_empty(dstates, steps, lengths, mask)
     gradients = [None] * len(weights)
     for first in range(len(weights) - num_directions, -1, -num_directions):
         last = first + num_directions
@@ -414,27 +451,20 @@ def backward(record, dy, dstates_n):
         arguments = []
         for k in range(first, last):
             packed = weights[k]
-            width = packed.state_blocks * packed.lanes  # both begin at a multiple of a vector
-            dstate = aligned_empty((batch, width + packed.blocks * packed.lanes), dtype, zero=True)
-            dstate = dstate[:, :width], dstate[:, width:]
-            if dstates_n is not None:
-                for part, given in zip(dstate, dstates_n, strict=False):
-                    part[:, : given.shape[2]] = given[k]
+            dstate = dstates[0][k], dstates[1][k] if packed.has_c else None
             dextras = None
             if packed.extra_rows:
                 dextras = aligned_empty((batch, packed.extra_rows, packed.blocks * packed.lanes), dtype, zero=True)
-            arguments.append((packed, record.passes[k], parts[k - first], *dstate, dextras))
+            arguments.append((packed, record.views[k].arrays, parts[k - first], *dstate, dextras))
         _run(sequence.backward, steps, batch, arguments)
 
         dx = np.empty((steps, batch, weights[first].input_size), dtype)  # dx = dgates W_ih
         for k in range(first, last):
-            packed, arrays, _, dh, dc, dextras = arguments[k - first]
-            dstates_0[0][k] = dh[:, : packed.state_size]
-            if packed.has_c:
-                dstates_0[1][k] = dc[:, : packed.hidden_size]
+            packed, arrays, *_, dextras = arguments[k - first]
+            views = record.views[k]
             if unseen is not None:
-                record.rows[k][:, unseen] = 0  # a state that no step has seen may be NaN
-            gradients[k] = _parameter_gradients(packed, record.rows[k], record.inner[k], arrays, dextras)
+                views.rows[:, unseen, packed.input_size + 1 :] = 0  # a state that no step has seen may be NaN
+            gradients[k] = _parameter_gradients(packed, views.products, dextras)
             if noise.weight_dropout:
                 gradients[k]["weight_hh"] *= record.factors[k]
             if noise.input_dropout:
@@ -447,6 +477,10 @@ def backward(record, dy, dstates_n):
         if noise.dropout and first:
             _drop(dx, record, first // num_directions - 1, noise.dropout)
         dy = dx
+    dstates_0 = [
+        part if part.shape[2] == size else part[:, :, :size].copy()
+        for part, size in zip(dstates, (weights[0].state_size, weights[0].hidden_size), strict=False)
+    ]
     return dy, dstates_0, gradients
 
 
@@ -461,30 +495,24 @@ def _dy_parts(record, dy, first):
     return _merge_backward(dy, record.scheme.merge, record.outputs[first // 2], width)
 
 
-def _parameter_gradients(packed, rows, inner, arrays, dextras):
-    """{name: gradient} from rows x | 1 | h_prev and the dgates that these get.
+def _parameter_gradients(packed, products, dextras):
+    """{name: gradient} from the (dgates, rows) of ``products``, each of which gives dgates^T rows.
 
-    One product, dgates^T (x | 1 | h_prev); or, if h_prev gets others than x, two: dgates^T (x | 1) and
-    recurrent^T (1 | h_prev). A second phase has one of its own, second^T (1 | inner).
+    One, with rows x | 1 | h_prev; or, if h_prev gets others than x, two: with x | 1 and with 1 | h_prev. A second phase
+    has one of its own, with 1 | inner.
     """
-    width, columns = packed.input_size, rows.shape[2]
-    rows = rows.reshape(-1, columns)
-    if packed.apart:
-        of_x = _product(arrays.gates, rows[:, : width + 1])
-        of_h = _product(arrays.recurrent, rows[:, width:])
-        dbias_hh = packed.deinterleave(of_h, 0, 1).reshape(-1)
-    else:
-        of_x = _product(arrays.gates, rows)
-        of_h = of_x[:, width:]
-    dbias_ih = packed.deinterleave(of_x, width, width + 1).reshape(-1)
+    of_x, *others = [_product(dgates, rows) for dgates, rows in products]
+    width = packed.input_size
+    of_h = others[0] if packed.apart else of_x[:, width:]
+    dbias_ih = packed.deinterleave(of_x, width, -1)
     gradients = {
         "weight_ih": packed.deinterleave(of_x, 0, width),
-        "weight_hh": packed.deinterleave(of_h, 1, columns - width),
+        "weight_hh": packed.deinterleave(of_h, 1, 1 + packed.state_size),
         "bias_ih": dbias_ih,
-        "bias_hh": dbias_hh if packed.apart else dbias_ih.copy(),
+        "bias_hh": packed.deinterleave(of_h, 0, -1) if packed.apart else dbias_ih.copy(),
     }
     if packed.two_phases:
-        of_inner = _product(arrays.second, inner.reshape(-1, 1 + packed.hidden_size))[: packed.state_size]
+        of_inner = others[-1][: packed.state_size]
         packed.place_second(gradients, of_inner[:, 1:], of_inner[:, 0])
     if dextras is not None:
         gradients |= packed.extra_gradients(dextras)
@@ -495,8 +523,7 @@ def _parameter_gradients(packed, rows, inner, arrays, dextras):
 
 
 def _product(dgates, rows):
-    """dgates^T rows, with one row of dgates (T, B, blocks, G, lanes) for each of rows (T*B, n)."""
-    dgates = dgates.reshape(rows.shape[0], math.prod(dgates.shape[2:]))
+    """dgates^T rows: (T*B, n) and (T*B, m) to (n, m)."""
     out = np.empty((dgates.shape[1], rows.shape[1]), dgates.dtype)
     _blas.matmul(dgates, rows, out, transpose_a=True)
     return out

@@ -55,18 +55,8 @@ cdef class Pass:
         c_fresh    (T, B, H)                   OUT    the c that zoneout has not touched
 
     Without a tape all from gates on are None. The final state is in slot T % slots of h and c; with a tape and in
-    reverse, in slot 0.
+    reverse, in slot 0. Backward looks neither at x nor at y.
     """
-
-    def __init__(self, x, y, h, c, lengths, mask, bint reverse, gates=None):
-        self.x = x
-        self.y = y
-        self.h = h
-        self.c = c
-        self.lengths = lengths
-        self.mask = mask
-        self.reverse = reverse
-        self.gates = gates
 
 
 cdef layer_description describe(Weights weights, Py_ssize_t rows):
@@ -383,7 +373,7 @@ cdef strided rows_view(array):
     """An array (rows, units), or None, as if it had a first axis."""
     cdef strided a
     a.data = NULL
-    a.step = 0
+    a.step = a.row = 0
     if array is not None:
         a.data = <char *>cnp.PyArray_DATA(array)
         a.row = cnp.PyArray_STRIDE(array, 0)
@@ -422,7 +412,7 @@ cdef activity activity_of(Pass arrays):
     cdef activity a
     a.lengths = NULL if arrays.lengths is None else <Py_ssize_t *>cnp.PyArray_DATA(arrays.lengths)
     a.mask = NULL if arrays.mask is None else <char *>cnp.PyArray_DATA(arrays.mask)
-    a.batch = cnp.PyArray_DIM(arrays.x, 1)
+    a.batch = cnp.PyArray_DIM(arrays.h, 1)
     return a
 
 
@@ -603,7 +593,46 @@ cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept:
     return max(ROWS_AT_ONCE, QUANTUM_OPERATIONS // operations_of_a_row)
 
 
-def forward(Weights weights, Pass arrays, Py_ssize_t first_row, Py_ssize_t last_row, Cancellation cancellation):
+cdef slots_of(states, Py_ssize_t first, Py_ssize_t count, Py_ssize_t k):
+    """states[first:first + count, k], of an array (slots, L*D, B, H)."""
+    cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(states)
+    cdef cnp.npy_intp[3] shape = [count, cnp.PyArray_DIM(states, 2), cnp.PyArray_DIM(states, 3)]
+    cdef cnp.npy_intp[3] steps = [strides[0], strides[2], strides[3]]
+    cdef char *data = <char *>cnp.PyArray_DATA(states) + first * strides[0] + k * strides[1]
+    view_ = cnp.PyArray_New(
+        cnp.ndarray, 3, shape, cnp.PyArray_TYPE(states), steps, data, 0, cnp.NPY_ARRAY_WRITEABLE, None
+    )
+    cnp.set_array_base(view_, states)
+    return view_
+
+
+def infer(
+    Weights weights,
+    x,                 # (T, B, I)             IN
+    y,                 # (T, B, P)             OUT
+    states,            # (slots, L*D, B, H)    INOUT  of all layers: two slots of h, and one, with zoneout two, of c
+    Py_ssize_t k,      # the number of this layer and direction
+    lengths,
+    mask,
+    bint reverse,
+    Py_ssize_t first_row,
+    Py_ssize_t last_row,
+    Cancellation cancellation,
+):
+    """:func:`forward` without a tape."""
+    cdef Pass arrays = Pass.__new__(Pass)
+    arrays.x = x
+    arrays.y = y
+    arrays.h = slots_of(states, 0, 2, k)
+    if weights.has_c:
+        arrays.c = slots_of(states, 2, weights.state_slots - 2, k)
+    arrays.lengths = lengths
+    arrays.mask = mask
+    arrays.reverse = reverse
+    forward(weights, arrays, first_row, last_row, cancellation)
+
+
+cpdef forward(Weights weights, Pass arrays, Py_ssize_t first_row, Py_ssize_t last_row, Cancellation cancellation):
     """Run the rows first_row .. last_row - 1 through all of time."""
     cdef Py_ssize_t part = rows_per_part(operations_per_step(weights, 1))
     while first_row < last_row:
@@ -861,7 +890,7 @@ def backward(
     Pass arrays,       # gates INOUT in: as forward left it, out: dgates; recurrent: those that h gets; second likewise
     dy,                # (T, B, P)                       IN
     dh,                # (B, state_blocks*lanes)         INOUT  in: dL/dh_n, zero past P; out: dL/dh_0
-    dc,                # (B, blocks*lanes)               INOUT  likewise for c
+    dc,                # (B, blocks*lanes)               INOUT  likewise for c; None: the cell has no c
     dextras,           # (B, extra_rows, blocks*lanes)   INOUT  gradients are added, for each row apart; or None
     Py_ssize_t first_row,
     Py_ssize_t last_row,
