@@ -619,13 +619,13 @@ class Recurrent(Layer):
         >>> bool((y[2:, 1] == 0).all()), bool((h_n[0, 1] == y[1, 1]).all())
         (True, True)
         """
-        dtype, directions, scheme = self._dtype, self._directions, self._scheme
-        layers = self._num_layers * directions
+        dtype, scheme = self._dtype, self._scheme
         x, batched = validation.sequence(x, dtype, self._input_size, self._batch_first)
         steps, batch, _ = x.shape
         states_0 = self._default
         if state is not None:
-            states_0 = validation.states("state", state, self._states, dtype, (layers, batch), self._widths, batched)
+            outer = (self._num_layers * self._directions, batch)
+            states_0 = validation.states("state", state, self._states, dtype, outer, self._widths, batched)
         if lengths is not None:
             lengths = validation.lengths_array(lengths, batch, steps, batched)
         if mask is not None:

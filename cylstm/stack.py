@@ -85,16 +85,21 @@ def _run(function, steps, batch, directions):
     """
     work = steps * batch * len(directions) * directions[0][0].operations
     if work > PARALLEL_OPERATIONS and parallel.get_num_threads() > 1:
-        cancellation = sequence.Cancellation()
-        tasks = [
-            partial(function, *arguments, first, last, cancellation)
-            for first, last in _slices(batch, len(directions))
-            for arguments in directions
-        ]
-        parallel.run(tasks, cancellation)
+        _share_out(function, batch, directions)
         return
     for arguments in directions:
         function(*arguments, 0, batch, None)
+
+
+def _share_out(function, batch, directions):
+    """As :func:`_run`, in threads. (A function of its own: what a comprehension refers to costs every call.)"""
+    cancellation = sequence.Cancellation()
+    tasks = [
+        partial(function, *arguments, first, last, cancellation)
+        for first, last in _slices(batch, len(directions))
+        for arguments in directions
+    ]
+    parallel.run(tasks, cancellation)
 
 
 def forward(weights, scheme, x, y, states_0, lengths, mask):
@@ -109,34 +114,22 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
     directions, merge, padding, empty = scheme
     num_directions = len(directions)
     packed = weights[0]
-    dtype = packed.dtype
-    has_c = packed.has_c
-    # h in two slots that take turns, then c, for which one is enough unless zoneout needs what it was
-    states = np.zeros((packed.state_slots, layers, batch, packed.widest_state), dtype)
-    if states_0 is not None:
-        states[0, :, :, : packed.state_size] = states_0[0]
-        if has_c:
-            states[2, :, :, : packed.hidden_size] = states_0[1]
+    states = sequence.new_states(packed, layers, batch, states_0)
     for first in range(0, layers, num_directions):
         last = first + num_directions
-        out = y if last == layers else np.empty((steps, batch, weights[last].input_size), dtype)
+        out = y if last == layers else np.empty((steps, batch, weights[last].input_size), packed.dtype)
         parts = [out] if num_directions == 1 else _parts(out, merge, packed.state_size)
-        arguments = [
-            (weights[k], x, parts[k - first], states, k, lengths, mask, directions[k - first])
-            for k in range(first, last)
-        ]
+        arguments = []
+        for d, part in enumerate(parts):
+            k = first + d
+            arguments.append((weights[k], x, part, states, k, lengths, mask, directions[d]))
         _run(sequence.infer, steps, batch, arguments)
         if padding != "zero" and last == layers:
             _pad_parts(parts, scheme, lengths, mask)
         if num_directions == 2:
             _merge(out, parts, merge)
         x = out
-    states_n = [states[steps % 2]]
-    if has_c:
-        states_n.append(states[2 + steps % 2 if packed.zoneout else 2])
-    if packed.projected:
-        sizes = packed.state_size, packed.hidden_size
-        states_n = [part[:, :, :size].copy() for part, size in zip(states_n, sizes, strict=False)]
+    states_n = sequence.final_states(packed, states, steps)
     if empty == "zero":
         _clear_empty(states_n, steps, lengths, mask)
     return states_n

@@ -71,6 +71,14 @@ def cut(raw, tuple shape, cnp.dtype dtype):
     return array
 
 
+def is_plain(array, cnp.dtype dtype, int axes, Py_ssize_t width):
+    """Whether it is an exact ndarray, aligned and C-contiguous, of this dtype, so many axes, and this last one."""
+    return (
+        cnp.PyArray_CheckExact(array) and (<cnp.ndarray>array).dtype is dtype and cnp.PyArray_ISCARRAY_RO(array)
+        and cnp.PyArray_NDIM(array) == axes and cnp.PyArray_DIM(array, axes - 1) == width
+    )
+
+
 cdef frozen_empty(like):
     """An uninitialised array over memory that NumPy can not make writable, for whoever asks to fill at once.
 

@@ -593,14 +593,40 @@ cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept:
     return max(ROWS_AT_ONCE, QUANTUM_OPERATIONS // operations_of_a_row)
 
 
-cdef slots_of(states, Py_ssize_t first, Py_ssize_t count, Py_ssize_t k):
-    """states[first:first + count, k], of an array (slots, L*D, B, H)."""
+def new_states(Weights weights, Py_ssize_t layers, Py_ssize_t batch, given):
+    """Where inference keeps the states of all layers, (slots, L*D, B, H): h in two slots that take turns, then c.
+
+    Of c one slot is enough unless zoneout needs what it was. ``given``: [h_0] or [h_0, c_0]; None: zeros.
+    """
+    cdef cnp.npy_intp[4] shape = [weights.state_slots, layers, batch, weights.widest_state]
+    states = cnp.PyArray_ZEROS(4, shape, (<cnp.dtype>weights.dtype).num, 0)
+    if given is not None:
+        states[0, :, :, :weights.state_size] = given[0]
+        if weights.has_c:
+            states[2, :, :, :weights.hidden_size] = given[1]
+    return states
+
+
+def final_states(Weights weights, states, Py_ssize_t steps):
+    """[h_n] or [h_n, c_n], each (L*D, B, its width), after so many steps: views of :func:`new_states`, or copies."""
+    cdef list found = [slots_of(states, steps % 2, 1, 0, False)]
+    if weights.has_c:
+        found.append(slots_of(states, 2 + steps % 2 if weights.zoneout else 2, 1, 0, False))
+    if weights.projected:
+        sizes = weights.state_size, weights.hidden_size
+        return [part[:, :, :size].copy() for part, size in zip(found, sizes)]
+    return found
+
+
+cdef slots_of(states, Py_ssize_t first, Py_ssize_t count, Py_ssize_t k, bint of_layer):
+    """states[first:first + count, k]; or, not ``of_layer``, states[first]."""
+    cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(states)
     cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(states)
-    cdef cnp.npy_intp[3] shape = [count, cnp.PyArray_DIM(states, 2), cnp.PyArray_DIM(states, 3)]
-    cdef cnp.npy_intp[3] steps = [strides[0], strides[2], strides[3]]
+    cdef cnp.npy_intp[3] lengths = [count if of_layer else shape[1], shape[2], shape[3]]
+    cdef cnp.npy_intp[3] steps = [strides[0] if of_layer else strides[1], strides[2], strides[3]]
     cdef char *data = <char *>cnp.PyArray_DATA(states) + first * strides[0] + k * strides[1]
     view_ = cnp.PyArray_New(
-        cnp.ndarray, 3, shape, cnp.PyArray_TYPE(states), steps, data, 0, cnp.NPY_ARRAY_WRITEABLE, None
+        cnp.ndarray, 3, lengths, cnp.PyArray_TYPE(states), steps, data, 0, cnp.NPY_ARRAY_WRITEABLE, None
     )
     cnp.set_array_base(view_, states)
     return view_
@@ -610,7 +636,7 @@ def infer(
     Weights weights,
     x,                 # (T, B, I)             IN
     y,                 # (T, B, P)             OUT
-    states,            # (slots, L*D, B, H)    INOUT  of all layers: two slots of h, and one, with zoneout two, of c
+    states,            # (slots, L*D, B, H)    INOUT  of all layers: see new_states
     Py_ssize_t k,      # the number of this layer and direction
     lengths,
     mask,
@@ -623,9 +649,9 @@ def infer(
     cdef Pass arrays = Pass.__new__(Pass)
     arrays.x = x
     arrays.y = y
-    arrays.h = slots_of(states, 0, 2, k)
+    arrays.h = slots_of(states, 0, 2, k, True)
     if weights.has_c:
-        arrays.c = slots_of(states, 2, weights.state_slots - 2, k)
+        arrays.c = slots_of(states, 2, weights.state_slots - 2, k, True)
     arrays.lengths = lengths
     arrays.mask = mask
     arrays.reverse = reverse
