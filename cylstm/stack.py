@@ -6,6 +6,7 @@ layer 0 reverse, layer 1 forward, ...
 
 import math
 from functools import partial
+from itertools import starmap
 from typing import NamedTuple
 
 import numpy as np
@@ -425,10 +426,11 @@ def backward(record, dy, dstates_n):
     num_directions = len(scheme.directions)
     lengths, mask = record.views[0].arrays.lengths, record.views[0].arrays.mask
     unseen = _rows_without_steps(steps, lengths, mask)
-    dtype = weights[0].dtype
     packed = weights[0]
-    blocks = (packed.state_blocks, packed.blocks) if packed.has_c else (packed.state_blocks,)
-    dstates = [aligned_empty((len(weights), batch, n * packed.lanes), dtype, zero=True) for n in blocks]
+    dtype = packed.dtype
+    dstates = [aligned_empty((len(weights), batch, packed.state_blocks * packed.lanes), dtype, zero=True)]
+    if packed.has_c:
+        dstates.append(aligned_empty((len(weights), batch, packed.blocks * packed.lanes), dtype, zero=True))
     if dstates_n is not None:
         for part, given in zip(dstates, dstates_n, strict=True):
             part[:, :, : given.shape[2]] = given
@@ -470,11 +472,11 @@ def backward(record, dy, dstates_n):
         if noise.dropout and first:
             _drop(dx, record, first // num_directions - 1, noise.dropout)
         dy = dx
-    dstates_0 = [
-        part if part.shape[2] == size else part[:, :, :size].copy()
-        for part, size in zip(dstates, (weights[0].state_size, weights[0].hidden_size), strict=False)
-    ]
-    return dy, dstates_0, gradients
+    return dy, list(map(_without_padding, dstates, (packed.state_size, packed.hidden_size))), gradients
+
+
+def _without_padding(array, size):
+    return array if array.shape[2] == size else array[:, :, :size].copy()
 
 
 def _dy_parts(record, dy, first):
@@ -494,7 +496,7 @@ def _parameter_gradients(packed, products, dextras):
     One, with rows x | 1 | h_prev; or, if h_prev gets others than x, two: with x | 1 and with 1 | h_prev. A second phase
     has one of its own, with 1 | inner.
     """
-    of_x, *others = [_product(dgates, rows) for dgates, rows in products]
+    of_x, *others = starmap(_product, products)
     width = packed.input_size
     of_h = others[0] if packed.apart else of_x[:, width:]
     dbias_ih = packed.deinterleave(of_x, width, -1)

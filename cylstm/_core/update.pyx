@@ -143,7 +143,7 @@ def apply(str rule, list changes, numbers, snapshot, counter, bint finite):
                 swaps.append((leaf._store, snapshot(new)))
             leaf = slot.leaf
             old = leaf.parameters
-            new = dict(old)
+            new = old.copy()
         if slot.steps not in numbers_of:
             numbers_of[slot.steps] = numbers(slot.steps + 1)
         p = old[slot.name]
