@@ -112,7 +112,24 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
     """
     steps, batch, _ = x.shape
     layers = len(weights)
-    directions, merge, padding, empty = scheme
+    directions, _, padding, empty = scheme
+    operations = layers * max(weights[0].operations, weights[-1].operations)
+    if len(directions) == 1 and steps * batch * operations <= PARALLEL_OPERATIONS:
+        states_n = sequence.infer_all(weights, x, y, states_0, lengths, mask, directions[0])
+        if padding != "zero":
+            _pad_parts([y], scheme, lengths, mask)
+    else:
+        states_n = _forward_in_parts(weights, scheme, x, y, states_0, lengths, mask)
+    if empty == "zero":
+        _clear_empty(states_n, steps, lengths, mask)
+    return states_n
+
+
+def _forward_in_parts(weights, scheme, x, y, states_0, lengths, mask):
+    """:func:`forward` for any number of directions, each of which, and each slice of the batch, may have its thread."""
+    steps, batch, _ = x.shape
+    layers = len(weights)
+    directions, merge, padding, _ = scheme
     num_directions = len(directions)
     packed = weights[0]
     states = sequence.new_states(packed, layers, batch, states_0)
@@ -130,10 +147,7 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
         if num_directions == 2:
             _merge(out, parts, merge)
         x = out
-    states_n = sequence.final_states(packed, states, steps)
-    if empty == "zero":
-        _clear_empty(states_n, steps, lengths, mask)
-    return states_n
+    return sequence.final_states(packed, states, steps)
 
 
 def _parts(out, merge, width):

@@ -593,7 +593,7 @@ cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept:
     return max(ROWS_AT_ONCE, QUANTUM_OPERATIONS // operations_of_a_row)
 
 
-def new_states(Weights weights, Py_ssize_t layers, Py_ssize_t batch, given):
+cpdef new_states(Weights weights, Py_ssize_t layers, Py_ssize_t batch, given):
     """Where inference keeps the states of all layers, (slots, L*D, B, H): h in two slots that take turns, then c.
 
     Of c one slot is enough unless zoneout needs what it was. ``given``: [h_0] or [h_0, c_0]; None: zeros.
@@ -607,7 +607,7 @@ def new_states(Weights weights, Py_ssize_t layers, Py_ssize_t batch, given):
     return states
 
 
-def final_states(Weights weights, states, Py_ssize_t steps):
+cpdef final_states(Weights weights, states, Py_ssize_t steps):
     """[h_n] or [h_n, c_n], each (L*D, B, its width), after so many steps: views of :func:`new_states`, or copies."""
     cdef list found = [slots_of(states, steps % 2, 1, 0, False)]
     if weights.has_c:
@@ -632,7 +632,29 @@ cdef slots_of(states, Py_ssize_t first, Py_ssize_t count, Py_ssize_t k, bint of_
     return view_
 
 
-def infer(
+def infer_all(
+    list weights,      # of each layer
+    x,                 # (T, B, I)             IN
+    y,                 # (T, B, P)             OUT
+    states_0,          # [h_0] or [h_0, c_0], or None: zeros
+    lengths,
+    mask,
+    bint reverse,
+):
+    """The layers of a stack of one direction, one after the other in this thread: [h_n] or [h_n, c_n]."""
+    cdef Weights packed = weights[0]
+    cdef Py_ssize_t layers = len(weights)
+    cdef Py_ssize_t batch = cnp.PyArray_DIM(x, 1)
+    cdef Py_ssize_t k
+    states = new_states(packed, layers, batch, states_0)
+    for k in range(layers):
+        out = y if k == layers - 1 else cnp.PyArray_EMPTY(3, cnp.PyArray_DIMS(y), cnp.PyArray_TYPE(y), 0)
+        infer(weights[k], x, out, states, k, lengths, mask, reverse, 0, batch, None)
+        x = out
+    return final_states(packed, states, cnp.PyArray_DIM(x, 0))
+
+
+cpdef infer(
     Weights weights,
     x,                 # (T, B, I)             IN
     y,                 # (T, B, P)             OUT
