@@ -449,19 +449,21 @@ cdef class Weights:
         cdef Py_ssize_t size = max(depth * vectors * lanes * kernels.itemsize, PAIRED_BYTES + 1)
         cdef matrix to = new_matrix(kernels, depth, vectors, 4, size, memory)
         cdef const char *data = <const char *>cnp.PyArray_DATA(array)
-        cdef Py_ssize_t block, gate, vector, step
+        cdef Py_ssize_t block, gate, vector, lane, step, vector_bytes
         cdef char *out
         with nogil:
             for vector in range(vectors):
+                vector_bytes = min(lanes, width - vector * lanes) * kernels.itemsize
                 for block in range(blocks):
                     for gate in range(gates):
                         out = vector_at(kernels, &to, vector, (block * gates + gate) * lanes, &step)
-                        kernels.pack(
-                            min(lanes, units - block * lanes), min(lanes, width - vector * lanes),
-                            data + (gate * units + block * lanes) * row_bytes
-                            + vector * lanes * kernels.itemsize,
-                            1, width, out, step,
-                        )
+                        for lane in range(min(lanes, units - block * lanes)):
+                            memcpy(
+                                out + lane * step * kernels.itemsize,
+                                data + (gate * units + block * lanes + lane) * row_bytes
+                                + vector * lanes * kernels.itemsize,
+                                vector_bytes,
+                            )
         return to
 
     def deinterleave(self, array, Py_ssize_t first, Py_ssize_t last):
