@@ -56,11 +56,6 @@ class Record:
         "views", "weights",
     )  # fmt: skip
 
-    @property
-    def passes(self):
-        """The :class:`sequence.Pass` of each layer and direction."""
-        return [views.arrays for views in self.views]
-
 
 class _Views:
     """The arrays of one layer in one direction over the buffers of a tape, which calls of one form have in common.
@@ -110,18 +105,16 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
     [h] or [h, c], each (L*D, B, P or H); the initial ones may be None: zeros. ``lengths`` (B,) and ``mask`` (T, B) say
     which steps are valid; one of them, or both, is None.
     """
-    steps, batch, _ = x.shape
-    layers = len(weights)
     directions, _, padding, empty = scheme
-    operations = layers * max(weights[0].operations, weights[-1].operations)
-    if len(directions) == 1 and steps * batch * operations <= PARALLEL_OPERATIONS:
-        states_n = sequence.infer_all(weights, x, y, states_0, lengths, mask, directions[0])
-        if padding != "zero":
-            _pad_parts([y], scheme, lengths, mask)
-    else:
+    states_n = None
+    if len(directions) == 1:
+        states_n = sequence.infer_all(weights, x, y, states_0, lengths, mask, directions[0], PARALLEL_OPERATIONS)
+    if states_n is None:
         states_n = _forward_in_parts(weights, scheme, x, y, states_0, lengths, mask)
+    elif padding != "zero":
+        _pad_parts([y], scheme, lengths, mask)
     if empty == "zero":
-        _clear_empty(states_n, steps, lengths, mask)
+        _clear_empty(states_n, x.shape[0], lengths, mask)
     return states_n
 
 
@@ -277,7 +270,10 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
             packed = record.weights[k]
             views, masks = _taped_pass(tape, record, packed, k, x, parts[k - first], lengths, mask)
             for number, (before, _) in enumerate(views.states):
-                before[...] = 0 if states_0 is None else states_0[number][k]
+                if states_0 is None:
+                    before.fill(0)
+                else:
+                    before[...] = states_0[number][k]
             arguments.append((packed, views.arrays))
             record.views.append(views)
             record.masks.append(masks)
@@ -512,13 +508,13 @@ def _parameter_gradients(packed, products, dextras):
     """
     of_x, *others = starmap(_product, products)
     width = packed.input_size
-    of_h = others[0] if packed.apart else of_x[:, width:]
+    of_h, ones = (others[0], 0) if packed.apart else (of_x, width)
     dbias_ih = packed.deinterleave(of_x, width, -1)
     gradients = {
         "weight_ih": packed.deinterleave(of_x, 0, width),
-        "weight_hh": packed.deinterleave(of_h, 1, 1 + packed.state_size),
+        "weight_hh": packed.deinterleave(of_h, ones + 1, ones + 1 + packed.state_size),
         "bias_ih": dbias_ih,
-        "bias_hh": packed.deinterleave(of_h, 0, -1) if packed.apart else dbias_ih.copy(),
+        "bias_hh": packed.deinterleave(of_h, ones, -1) if packed.apart else dbias_ih.copy(),
     }
     if packed.two_phases:
         of_inner = others[-1][: packed.state_size]

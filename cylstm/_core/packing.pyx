@@ -64,6 +64,8 @@ def cut(raw, tuple shape, cnp.dtype dtype):
     cdef int axis
     if raw is None or bytes_of(shape, dtype) + ALIGNMENT > cnp.PyArray_SIZE(raw):
         return None
+    if axes > MAX_AXES:
+        raise ValueError(f"{axes} axes, expected at most {MAX_AXES}")
     for axis in range(axes):
         lengths[axis] = shape[axis]
     array = cnp.PyArray_SimpleNewFromData(axes, lengths, dtype.num, aligned(raw))

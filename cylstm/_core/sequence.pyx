@@ -640,18 +640,28 @@ def infer_all(
     lengths,
     mask,
     bint reverse,
+    Py_ssize_t most,
 ):
-    """The layers of a stack of one direction, one after the other in this thread: [h_n] or [h_n, c_n]."""
-    cdef Weights packed = weights[0]
+    """The layers of a stack of one direction, one after the other in this thread: [h_n] or [h_n, c_n].
+
+    None, and nothing is done, if that takes more than ``most`` multiply-adds.
+    """
+    cdef Weights packed
     cdef Py_ssize_t layers = len(weights)
+    cdef Py_ssize_t steps = cnp.PyArray_DIM(x, 0)
     cdef Py_ssize_t batch = cnp.PyArray_DIM(x, 1)
+    cdef Py_ssize_t operations = 0
     cdef Py_ssize_t k
+    for packed in weights:
+        operations += packed.operations
+    if operations > most // max(steps * batch, 1):
+        return None
     states = new_states(packed, layers, batch, states_0)
     for k in range(layers):
         out = y if k == layers - 1 else cnp.PyArray_EMPTY(3, cnp.PyArray_DIMS(y), cnp.PyArray_TYPE(y), 0)
         infer(weights[k], x, out, states, k, lengths, mask, reverse, 0, batch, None)
         x = out
-    return final_states(packed, states, cnp.PyArray_DIM(x, 0))
+    return final_states(packed, states, steps)
 
 
 cpdef infer(
