@@ -493,7 +493,9 @@ class Recurrent(Layer):
             self.num_layers * directions * self._gates * max(self.hidden_size, 16) * width * 4 * dtype.itemsize,
         )
         shapes = self._parameter_shapes()
-        self._names = [name.removesuffix("_l0") for name in shapes if name.endswith("_l0")]
+        names = [name.removesuffix("_l0") for name in shapes if name.endswith("_l0")]
+        # of each layer and direction (name without suffix, name)
+        self._names = [[(name, name + suffix) for name in names] for _, suffix in self._suffixes()]
         arrays = _arrays
         if arrays is None:
             arrays = self._initial(validation.generator(rng), shapes, dtype)
@@ -566,11 +568,13 @@ class Recurrent(Layer):
     def _packed(self, snapshot):
         """The packed weights of a snapshot, made on first use. Two threads may both make them; one is kept."""
         if snapshot.packed is None:
-            p = snapshot.arrays
-            snapshot.packed = [
-                Weights(self._cell, {name: p[name + suffix] for name in self._names}, self._cell_options)
-                for _, suffix in self._suffixes()
-            ]
+            packed = []
+            for names in self._names:
+                arrays = {}
+                for short, name in names:
+                    arrays[short] = snapshot.arrays[name]
+                packed.append(Weights(self._cell, arrays, self._cell_options))
+            snapshot.packed = packed
         return snapshot.packed
 
     def forward(self, x, state=None, *, lengths=None, mask=None, tape=None):
@@ -619,13 +623,13 @@ class Recurrent(Layer):
         >>> bool((y[2:, 1] == 0).all()), bool((h_n[0, 1] == y[1, 1]).all())
         (True, True)
         """
-        dtype, directions, scheme = self._dtype, self._directions, self._scheme
-        layers = self._num_layers * directions
+        dtype, scheme = self._dtype, self._scheme
         x, batched = validation.sequence(x, dtype, self._input_size, self._batch_first)
         steps, batch, _ = x.shape
         states_0 = self._default
         if state is not None:
-            states_0 = validation.states("state", state, self._states, dtype, (layers, batch), self._widths, batched)
+            outer = (self._num_layers * self._directions, batch)
+            states_0 = validation.states("state", state, self._states, dtype, outer, self._widths, batched)
         if lengths is not None:
             lengths = validation.lengths_array(lengths, batch, steps, batched)
         if mask is not None:
@@ -718,26 +722,26 @@ class Recurrent(Layer):
             record = tape.look(self)
             if dy is None and dstate is None:
                 raise ValueError("dy and dstate are both None, expected at least one gradient")
-            if dy is not None and self.merge is None:
+            if dy is not None and self._scheme.merge is None:
                 if not isinstance(dy, (tuple, list)) or len(dy) != 2:
                     raise ValueError("dy is not a pair, but merge is None: expected (dy_forward, dy_reverse)")
                 dy = [self._time_major(f"dy[{k}]", part, record) for k, part in enumerate(dy)]
             elif dy is not None:
                 dy = self._time_major("dy", dy, record)
-            outer = (self.num_layers * self._directions, record.shape[1])
+            outer = (self._num_layers * self._directions, record.shape[1])
             dstates_n = validation.states(
-                "dstate", dstate, self._states, self.dtype, outer, self._widths, record.batched
+                "dstate", dstate, self._states, self._dtype, outer, self._widths, record.batched
             )
             stack.load_blas()
             tape.spend()
             dx, dstates_0, gradients = stack.backward(record, dy, dstates_n)
         parameters = {}
-        for (_, suffix), found in zip(self._suffixes(), gradients, strict=True):
-            for name in self._names:
-                parameters[name + suffix] = found[name]
+        for names, found in zip(self._names, gradients, strict=True):
+            for short, name in names:
+                parameters[name] = found[short]
         if not record.batched:
             dx = dx[:, 0]
-        elif self.batch_first:
+        elif self._batch_first:
             dx = np.ascontiguousarray(dx.swapaxes(0, 1))
         return Gradients(dx, self._as_state(dstates_0, record.batched), parameters)
 
@@ -745,10 +749,10 @@ class Recurrent(Layer):
         """dy (T, B, width), checked."""
         steps, batch = record.shape
         if not record.batched:
-            return validation.gradient(name, dy, self.dtype, (steps, self._output_size))[:, None]
-        if self.batch_first:
-            return validation.gradient(name, dy, self.dtype, (batch, steps, self._output_size)).swapaxes(0, 1)
-        return validation.gradient(name, dy, self.dtype, (steps, batch, self._output_size))
+            return validation.gradient(name, dy, self._dtype, (steps, self._output_size))[:, None]
+        if self._batch_first:
+            return validation.gradient(name, dy, self._dtype, (batch, steps, self._output_size)).swapaxes(0, 1)
+        return validation.gradient(name, dy, self._dtype, (steps, batch, self._output_size))
 
     def stream(self, batch_size=None):
         """A :class:`~cylstm.stream.Stream`: this layer one time step at a time, the state carried from call to call.

@@ -7,6 +7,7 @@ layer 0 reverse, layer 1 forward, ...
 import math
 import time
 from functools import partial
+from itertools import starmap
 from typing import NamedTuple
 
 import numpy as np
@@ -58,9 +59,20 @@ class Record:
     """What a forward leaves on a tape for :func:`backward`, besides the tape's own buffers."""
 
     __slots__ = (
-        "batched", "call", "factors", "inner", "inputs", "layer", "masks", "noise", "outputs", "passes", "rows",
-        "scheme", "seed", "shape", "snapshot", "weights",
+        "batched", "call", "factors", "layer", "masks", "noise", "outputs", "scheme", "seed", "shape", "snapshot",
+        "views", "weights",
     )  # fmt: skip
+
+
+class _Views:
+    """The arrays of one layer in one direction over the buffers of a tape, which calls of one form have in common.
+
+    ``rows`` (T, B, I + 1 + P) are x | 1 | h_prev, of which ``x`` is the first part. ``states`` has (before the first
+    step, after the last) of h and, where there is one, of c. ``products`` has the (dgates, rows) of the products that
+    make the gradients of the parameters.
+    """
+
+    __slots__ = ("arrays", "form", "products", "rows", "states", "x")
 
 
 def _slices(batch, directions):
@@ -69,37 +81,40 @@ def _slices(batch, directions):
     return [(batch * part // parts, batch * (part + 1) // parts) for part in range(parts)]
 
 
-def _run(function, steps, batch, directions):
+def _run(function, steps, batch, directions, plain=False):
     """function(*arguments, first_row, last_row, cancellation) for every direction and slice of the batch.
 
-    ``directions``: the arguments of each, its packed weights first.
+    ``directions``: the arguments of each, its packed weights first. ``plain``: it is a forward pass in which every row
+    takes every step, without noise.
     """
     work = steps * batch * len(directions) * directions[0][0].operations
     if work > PARALLEL_OPERATIONS and parallel.get_num_threads() > 1:
-        cancellation = sequence.Cancellation()
-        tasks = [
-            partial(function, *arguments, first, last, cancellation)
-            for first, last in _slices(batch, len(directions))
-            for arguments in directions
-        ]
-        if len(tasks) == 1 and function is sequence.forward and _can_share(*directions[0]):
-            _run_shared(tasks[0], Team(steps, cancellation), cancellation)
-        else:
-            parallel.run(tasks, cancellation)
+        _share_out(function, steps, batch, directions, plain)
         return
     for arguments in directions:
         function(*arguments, 0, batch, None)
 
 
-def _can_share(packed, arrays):
-    return (
-        packed.arrays["weight_hh"].nbytes >= SHARED_BYTES
-        and sequence.can_share(packed, arrays)
-        and time.monotonic() >= _busy_until
-    )
+def _share_out(function, steps, batch, directions, plain):
+    """As :func:`_run`, in threads. (A function of its own: what a comprehension refers to costs every call.)"""
+    cancellation = sequence.Cancellation()
+    tasks = [
+        partial(function, *arguments, first, last, cancellation)
+        for first, last in _slices(batch, len(directions))
+        for arguments in directions
+    ]
+    if plain and len(tasks) == 1 and _can_share_units(directions[0][0]):
+        _share_units(tasks[0], Team(steps, cancellation), cancellation)
+    else:
+        parallel.run(tasks, cancellation)
 
 
-def _run_shared(forward, team, cancellation):
+def _can_share_units(packed):
+    large = packed.arrays["weight_hh"].nbytes >= SHARED_BYTES
+    return large and sequence.can_share_units(packed) and time.monotonic() >= _busy_until
+
+
+def _share_units(forward, team, cancellation):
     """Two threads share out the units of each step; not soon again, if one had to wait for a core."""
     global _busy_until
     parallel.run([partial(forward, team, False), partial(forward, team, True)], cancellation, helpers=True)
@@ -114,43 +129,42 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
     [h] or [h, c], each (L*D, B, P or H); the initial ones may be None: zeros. ``lengths`` (B,) and ``mask`` (T, B) say
     which steps are valid; one of them, or both, is None.
     """
+    directions, _, padding, empty = scheme
+    states_n = None
+    if len(directions) == 1:
+        states_n = sequence.infer_all(weights, x, y, states_0, lengths, mask, directions[0], PARALLEL_OPERATIONS)
+    if states_n is None:
+        states_n = _forward_in_parts(weights, scheme, x, y, states_0, lengths, mask)
+    elif padding != "zero":
+        _pad_parts([y], scheme, lengths, mask)
+    if empty == "zero":
+        _clear_empty(states_n, x.shape[0], lengths, mask)
+    return states_n
+
+
+def _forward_in_parts(weights, scheme, x, y, states_0, lengths, mask):
+    """:func:`forward` for any number of directions, each of which, and each slice of the batch, may have its thread."""
     steps, batch, _ = x.shape
     layers = len(weights)
-    directions, merge, padding, empty = scheme
+    directions, merge, padding, _ = scheme
     num_directions = len(directions)
     packed = weights[0]
-    dtype = packed.dtype
-    has_c = packed.has_c
-    # h in two slots that take turns, then c, for which one is enough unless zoneout needs what it was
-    states = np.zeros((packed.state_slots, layers, batch, packed.widest_state), dtype)
-    if states_0 is not None:
-        states[0, :, :, : packed.state_size] = states_0[0]
-        if has_c:
-            states[2, :, :, : packed.hidden_size] = states_0[1]
+    states = sequence.new_states(packed, layers, batch, states_0)
     for first in range(0, layers, num_directions):
         last = first + num_directions
-        out = y if last == layers else np.empty((steps, batch, weights[last].input_size), dtype)
+        out = y if last == layers else np.empty((steps, batch, weights[last].input_size), packed.dtype)
         parts = [out] if num_directions == 1 else _parts(out, merge, packed.state_size)
         arguments = []
-        for k in range(first, last):
-            c = states[2:, k] if has_c else None
-            arrays = sequence.Pass(x, parts[k - first], states[:2, k], c, lengths, mask, directions[k - first])
-            arguments.append((weights[k], arrays))
-        _run(sequence.forward, steps, batch, arguments)
+        for d, part in enumerate(parts):
+            k = first + d
+            arguments.append((weights[k], x, part, states, k, lengths, mask, directions[d]))
+        _run(sequence.infer, steps, batch, arguments, lengths is None and mask is None)
         if padding != "zero" and last == layers:
             _pad_parts(parts, scheme, lengths, mask)
         if num_directions == 2:
             _merge(out, parts, merge)
         x = out
-    states_n = [states[steps % 2]]
-    if has_c:
-        states_n.append(states[2 + steps % 2 if packed.zoneout else 2])
-    if packed.projected:
-        sizes = packed.state_size, packed.hidden_size
-        states_n = [part[:, :, :size].copy() for part, size in zip(states_n, sizes, strict=False)]
-    if empty == "zero":
-        _clear_empty(states_n, steps, lengths, mask)
-    return states_n
+    return sequence.final_states(packed, states, steps)
 
 
 def _parts(out, merge, width):
@@ -257,9 +271,7 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
     record.noise = noise
     record.call = tape.calls
     record.seed = tape.seed
-    record.passes = []
-    record.rows = []
-    record.inner = []
+    record.views = []
     record.outputs = []
     record.masks = []
     record.weights = weights
@@ -280,23 +292,22 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
         arguments = []
         for k in range(first, last):
             packed = record.weights[k]
-            arrays, rows, inner, masks = _taped_pass(tape, record, packed, k, x, parts[k - first], lengths, mask)
-            before = steps if arrays.reverse else 0
-            arrays.h[before] = 0 if states_0 is None else states_0[0][k]
-            if has_c:
-                arrays.c[before] = 0 if states_0 is None else states_0[1][k]
-            arguments.append((packed, arrays))
-            record.passes.append(arrays)
-            record.rows.append(rows)
-            record.inner.append(inner)
+            views, masks = _taped_pass(tape, record, packed, k, x, parts[k - first], lengths, mask)
+            for number, (before, _) in enumerate(views.states):
+                if states_0 is None:
+                    before.fill(0)
+                else:
+                    before[...] = states_0[number][k]
+            arguments.append((packed, views.arrays))
+            record.views.append(views)
             record.masks.append(masks)
-        _run(sequence.forward, steps, batch, arguments)
+        plain = lengths is None and mask is None and not noise.recurrent_dropout
+        _run(sequence.forward, steps, batch, arguments, plain)
         for k in range(first, last):
-            arrays = record.passes[k]
-            after = 0 if arrays.reverse else steps
-            states_n[0][k] = arrays.h[after]
-            if has_c:
-                states_n[1][k] = arrays.c[after]
+            views = record.views[k]
+            views.arrays.x = views.arrays.y = None  # the caller's: backward has no use for them
+            for states, (_, after) in zip(states_n, views.states, strict=True):
+                states[k] = after
         if scheme.padding != "zero" and last == len(weights):
             _pad_parts(parts, scheme, lengths, mask)
         if num_directions == 2:
@@ -311,52 +322,79 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
 
 
 def _taped_pass(tape, record, packed, k, x, y, lengths, mask):
-    """(Pass over the tape's buffers, rows x | 1 | h, rows 1 | inner, masks by what they are for), of number k of the
-    layers and directions."""
+    """(views, masks by what they are for) of number k of the layers and directions: all that its pass needs is set."""
     steps, batch = record.shape
     noise = record.noise
-    layer, direction = divmod(k, len(record.scheme.directions))
-    reverse = record.scheme.directions[direction]
-    dtype = packed.dtype
-    width, state_size = packed.input_size, packed.state_size
-    key = (layer, direction)
-    blocks = (steps, batch, packed.blocks, packed.gates, packed.lanes)
-    gates = tape.buffer(("gates", *key), blocks, dtype)
-    slots = tape.buffer(("rows", *key), (steps + 1, batch, width + 1 + state_size), dtype)
-    rows = slots[1:] if reverse else slots[:steps]
-    rows[:, :, :width] = x
-    rows[:, :, width] = 1
+    key = divmod(k, len(record.scheme.directions))
+    form = (steps, batch, record.scheme.directions[key[1]], noise, packed.form)
+    views = tape.views.get(key)
+    if views is None or views.form != form:
+        views = tape.views[key] = _views(tape, key, form, packed)
+    arrays = views.arrays
+    arrays.x = x
+    arrays.y = y
+    arrays.lengths = lengths
+    arrays.mask = mask
+    views.x[...] = x
     if lengths is not None or mask is not None:
-        _clear_padding(rows[:, :, :width], lengths, mask)
-    h = slots[:, :, width + 1 :]
-    c = tape.buffer(("c", *key), (steps + 1, batch, packed.hidden_size), dtype) if packed.has_c else None
-    arrays = sequence.Pass(x, y, h, c, lengths, mask, reverse, gates)
-    if packed.apart:
-        arrays.recurrent = tape.buffer(("recurrent", *key), blocks, dtype)
-    inner = None
-    if packed.two_phases:
-        inner = tape.buffer(("inner", *key), (steps, batch, 1 + packed.hidden_size), dtype)
-        inner[:, :, 0] = 1
-        arrays.inner = inner[:, :, 1:]
-        arrays.second = tape.buffer(("second", *key), (steps, batch, packed.state_blocks, packed.lanes), dtype)
-    if packed.zoneout and packed.has_c:
-        arrays.c_fresh = tape.buffer(("c_fresh", *key), (steps, batch, packed.hidden_size), dtype)
+        _clear_padding(views.x, lengths, mask)
     if noise is QUIET:
-        return arrays, rows, inner, {}
+        return views, {}
+    dtype, state_size = packed.dtype, packed.state_size
     masks = {}
     if noise.input_dropout:
-        masks["x"] = _factors((1, batch, width), dtype, record, _INPUT, k, noise.input_dropout)
-        rows[:, :, :width] *= masks["x"]
-        arrays.x = rows[:, :, :width]
+        masks["x"] = _factors((1, batch, packed.input_size), dtype, record, _INPUT, k, noise.input_dropout)
+        views.x *= masks["x"]
+        arrays.x = views.x
     if noise.recurrent_dropout:
-        arrays.h_in = h
-        arrays.h = tape.buffer(("h", *key), (steps + 1, batch, state_size), dtype)
         arrays.drop_h = _factors((1, batch, state_size), dtype, record, _RECURRENT, k, noise.recurrent_dropout)[0]
     if noise.zoneout_h:
         arrays.keep_h = _kept((steps, batch, state_size), dtype, record, _ZONEOUT_H, k, noise.zoneout_h)
     if noise.zoneout_c:
         arrays.keep_c = _kept((steps, batch, packed.hidden_size), dtype, record, _ZONEOUT_C, k, noise.zoneout_c)
-    return arrays, rows, inner, masks
+    return views, masks
+
+
+def _views(tape, key, form, packed):
+    """New :class:`_Views` over the buffers that ``tape`` has for ``key``, (layer, direction)."""
+    steps, batch, reverse, noise, _ = form
+    dtype = packed.dtype
+    width, state_size = packed.input_size, packed.state_size
+    blocks = (steps, batch, packed.blocks, packed.gates, packed.lanes)
+    slots = tape.buffer(("rows", *key), (steps + 1, batch, width + 1 + state_size), dtype)
+    views = _Views()
+    views.form = form
+    views.rows = slots[1:] if reverse else slots[:steps]
+    views.rows[:, :, width] = 1
+    views.x = views.rows[:, :, :width]
+    views.arrays = arrays = sequence.Pass()
+    arrays.reverse = reverse
+    arrays.gates = tape.buffer(("gates", *key), blocks, dtype)
+    arrays.h = slots[:, :, width + 1 :]
+    states = [arrays.h]
+    if noise.recurrent_dropout:
+        arrays.h_in = arrays.h
+        arrays.h = states[0] = tape.buffer(("h", *key), (steps + 1, batch, state_size), dtype)
+    if packed.has_c:
+        arrays.c = tape.buffer(("c", *key), (steps + 1, batch, packed.hidden_size), dtype)
+        states.append(arrays.c)
+    if packed.zoneout and packed.has_c:
+        arrays.c_fresh = tape.buffer(("c_fresh", *key), (steps, batch, packed.hidden_size), dtype)
+    views.states = [(part[steps], part[0]) if reverse else (part[0], part[steps]) for part in states]
+    flat = views.rows.reshape(steps * batch, width + 1 + state_size)
+    if packed.apart:
+        arrays.recurrent = tape.buffer(("recurrent", *key), blocks, dtype)
+        products = [(arrays.gates, flat[:, : width + 1]), (arrays.recurrent, flat[:, width:])]
+    else:
+        products = [(arrays.gates, flat)]
+    if packed.two_phases:
+        inner = tape.buffer(("inner", *key), (steps, batch, 1 + packed.hidden_size), dtype)
+        inner[:, :, 0] = 1
+        arrays.inner = inner[:, :, 1:]
+        arrays.second = tape.buffer(("second", *key), (steps, batch, packed.state_blocks, packed.lanes), dtype)
+        products.append((arrays.second, inner.reshape(steps * batch, 1 + packed.hidden_size)))
+    views.products = [(dgates.reshape(len(rows), math.prod(dgates.shape[2:])), rows) for dgates, rows in products]
+    return views
 
 
 def _clear_padding(x, lengths, mask):
@@ -421,15 +459,18 @@ def backward(record, dy, dstates_n):
     steps, batch = record.shape
     weights, scheme, noise = record.weights, record.scheme, record.noise
     num_directions = len(scheme.directions)
-    lengths, mask = record.passes[0].lengths, record.passes[0].mask
+    lengths, mask = record.views[0].arrays.lengths, record.views[0].arrays.mask
     unseen = _rows_without_steps(steps, lengths, mask)
-    dtype = weights[0].dtype
-    dstates_0 = [np.empty((len(weights), batch, weights[0].state_size), dtype)]
-    if weights[0].has_c:
-        dstates_0.append(np.empty((len(weights), batch, weights[0].hidden_size), dtype))
-    if dstates_n is not None and scheme.empty == "zero":
-        dstates_n = [part.copy() for part in dstates_n]
-        _clear_empty(dstates_n, steps, lengths, mask)
+    packed = weights[0]
+    dtype = packed.dtype
+    dstates = [aligned_empty((len(weights), batch, packed.state_blocks * packed.lanes), dtype, zero=True)]
+    if packed.has_c:
+        dstates.append(aligned_empty((len(weights), batch, packed.blocks * packed.lanes), dtype, zero=True))
+    if dstates_n is not None:
+        for part, given in zip(dstates, dstates_n, strict=True):
+            part[:, :, : given.shape[2]] = given
+        if scheme.empty == "zero":
+            _clear_empty(dstates, steps, lengths, mask)
     gradients = [None] * len(weights)
     for first in range(len(weights) - num_directions, -1, -num_directions):
         last = first + num_directions
@@ -440,27 +481,20 @@ def backward(record, dy, dstates_n):
         arguments = []
         for k in range(first, last):
             packed = weights[k]
-            width = packed.state_blocks * packed.lanes  # both begin at a multiple of a vector
-            dstate = aligned_empty((batch, width + packed.blocks * packed.lanes), dtype, zero=True)
-            dstate = dstate[:, :width], dstate[:, width:]
-            if dstates_n is not None:
-                for part, given in zip(dstate, dstates_n, strict=False):
-                    part[:, : given.shape[2]] = given[k]
+            dstate = dstates[0][k], dstates[1][k] if packed.has_c else None
             dextras = None
             if packed.extra_rows:
                 dextras = aligned_empty((batch, packed.extra_rows, packed.blocks * packed.lanes), dtype, zero=True)
-            arguments.append((packed, record.passes[k], parts[k - first], *dstate, dextras))
+            arguments.append((packed, record.views[k].arrays, parts[k - first], *dstate, dextras))
         _run(sequence.backward, steps, batch, arguments)
 
         dx = np.empty((steps, batch, weights[first].input_size), dtype)  # dx = dgates W_ih
         for k in range(first, last):
-            packed, arrays, _, dh, dc, dextras = arguments[k - first]
-            dstates_0[0][k] = dh[:, : packed.state_size]
-            if packed.has_c:
-                dstates_0[1][k] = dc[:, : packed.hidden_size]
+            packed, arrays, *_, dextras = arguments[k - first]
+            views = record.views[k]
             if unseen is not None:
-                record.rows[k][:, unseen] = 0  # a state that no step has seen may be NaN
-            gradients[k] = _parameter_gradients(packed, record.rows[k], record.inner[k], arrays, dextras)
+                views.rows[:, unseen, packed.input_size + 1 :] = 0  # a state that no step has seen may be NaN
+            gradients[k] = _parameter_gradients(packed, views.products, dextras)
             if noise.weight_dropout:
                 gradients[k]["weight_hh"] *= record.factors[k]
             if noise.input_dropout:
@@ -473,7 +507,11 @@ def backward(record, dy, dstates_n):
         if noise.dropout and first:
             _drop(dx, record, first // num_directions - 1, noise.dropout)
         dy = dx
-    return dy, dstates_0, gradients
+    return dy, list(map(_without_padding, dstates, (packed.state_size, packed.hidden_size))), gradients
+
+
+def _without_padding(array, size):
+    return array if array.shape[2] == size else array[:, :, :size].copy()
 
 
 def _dy_parts(record, dy, first):
@@ -487,30 +525,24 @@ def _dy_parts(record, dy, first):
     return _merge_backward(dy, record.scheme.merge, record.outputs[first // 2], width)
 
 
-def _parameter_gradients(packed, rows, inner, arrays, dextras):
-    """{name: gradient} from rows x | 1 | h_prev and the dgates that these get.
+def _parameter_gradients(packed, products, dextras):
+    """{name: gradient} from the (dgates, rows) of ``products``, each of which gives dgates^T rows.
 
-    One product, dgates^T (x | 1 | h_prev); or, if h_prev gets others than x, two: dgates^T (x | 1) and
-    recurrent^T (1 | h_prev). A second phase has one of its own, second^T (1 | inner).
+    One, with rows x | 1 | h_prev; or, if h_prev gets others than x, two: with x | 1 and with 1 | h_prev. A second phase
+    has one of its own, with 1 | inner.
     """
-    width, columns = packed.input_size, rows.shape[2]
-    rows = rows.reshape(-1, columns)
-    if packed.apart:
-        of_x = _product(arrays.gates, rows[:, : width + 1])
-        of_h = _product(arrays.recurrent, rows[:, width:])
-        dbias_hh = packed.deinterleave(of_h, 0, 1).reshape(-1)
-    else:
-        of_x = _product(arrays.gates, rows)
-        of_h = of_x[:, width:]
-    dbias_ih = packed.deinterleave(of_x, width, width + 1).reshape(-1)
+    of_x, *others = starmap(_product, products)
+    width = packed.input_size
+    of_h, ones = (others[0], 0) if packed.apart else (of_x, width)
+    dbias_ih = packed.deinterleave(of_x, width, -1)
     gradients = {
         "weight_ih": packed.deinterleave(of_x, 0, width),
-        "weight_hh": packed.deinterleave(of_h, 1, columns - width),
+        "weight_hh": packed.deinterleave(of_h, ones + 1, ones + 1 + packed.state_size),
         "bias_ih": dbias_ih,
-        "bias_hh": dbias_hh if packed.apart else dbias_ih.copy(),
+        "bias_hh": packed.deinterleave(of_h, ones, -1) if packed.apart else dbias_ih.copy(),
     }
     if packed.two_phases:
-        of_inner = _product(arrays.second, inner.reshape(-1, 1 + packed.hidden_size))[: packed.state_size]
+        of_inner = others[-1][: packed.state_size]
         packed.place_second(gradients, of_inner[:, 1:], of_inner[:, 0])
     if dextras is not None:
         gradients |= packed.extra_gradients(dextras)
@@ -521,8 +553,7 @@ def _parameter_gradients(packed, rows, inner, arrays, dextras):
 
 
 def _product(dgates, rows):
-    """dgates^T rows, with one row of dgates (T, B, blocks, G, lanes) for each of rows (T*B, n)."""
-    dgates = dgates.reshape(rows.shape[0], math.prod(dgates.shape[2:]))
+    """dgates^T rows: (T*B, n) and (T*B, m) to (n, m)."""
     out = np.empty((dgates.shape[1], rows.shape[1]), dgates.dtype)
     _blas.matmul(dgates, rows, out, transpose_a=True)
     return out

@@ -15,8 +15,9 @@ and of cells with options
     ("h", layer, direction)          (T + 1, B, P)                  recurrent dropout: h; rows have the h it has left
     ("c_fresh", layer, direction)    (T, B, H)                      zoneout: c as the step made it
 
-Factors of dropout and what zoneout keeps are made for each call, and stay with its record. The tape of a container has
-no buffers, but a tape for each of its layers: :meth:`Tape.part`.
+The arrays over these buffers, :attr:`Tape.views`, stay for the next call of the same form; the caller's x and y are not
+among them. Factors of dropout and what zoneout keeps are made for each call, and stay with its record. The tape of a
+container has no buffers, but a tape for each of its layers: :meth:`Tape.part`.
 
 The h of ``rows`` has slots as c has; x_t stands beside the h that step t begins with, in slot t, in reverse t + 1. Of a
 cell with options gates stay the sums that the products made, and backward makes the activations again.
@@ -24,12 +25,10 @@ cell with options gates stay the sums that the products made, and backward makes
 Knows the buffers; knows no layer and does no arithmetic but the sum and the multiple of Gradients.
 """
 
-import math
-
 import numpy as np
 
 from . import validation
-from ._core.packing import aligned_empty
+from ._core.packing import aligned_empty, cut
 from ._core.turns import Use
 
 _BITS_64 = (1 << 64) - 1
@@ -72,6 +71,7 @@ class Tape:
             raise ValueError(f"seed is {self.seed}, expected one below 2**64")
         self.calls = 0
         self._buffers = {}
+        self.views = {}  # of the buffers, by (layer, direction): those of the last call
         self._parts = {}
         self._record = None
         self._use = Use()
@@ -88,11 +88,11 @@ class Tape:
 
     def buffer(self, key, shape, dtype):
         """An uninitialised array for ``key``, cut from the largest that this key has had."""
-        count = math.prod(shape) * dtype.itemsize
-        memory = self._buffers.get(key)
-        if memory is None or memory.size < count:
-            memory = self._buffers[key] = aligned_empty((count,), np.uint8)
-        return np.ndarray(shape, dtype, memory)
+        array = cut(self._buffers.get(key), shape, dtype)
+        if array is None:
+            array = aligned_empty(shape, dtype)
+            self._buffers[key] = array.base
+        return array
 
     def use(self):
         """A context: while a forward fills the buffers or a backward spends them, nobody else may."""

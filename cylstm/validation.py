@@ -12,6 +12,8 @@ import sys
 
 import numpy as np
 
+from ._core.packing import is_plain
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 NOT_NUMBERS = (type(None), str, bytes)
@@ -165,8 +167,9 @@ def shape(name, value, expected, words):
 
 def sequence(x, dtype, input_size, batch_first):
     """x as (T, B, I), and whether it came with a batch axis."""
-    if type(x) is not np.ndarray or x.dtype is not dtype:  # what array() asks first
-        x = array("x", x, dtype)
+    if is_plain(x, dtype, 3, input_size):  # nearly always
+        return (x.swapaxes(0, 1) if batch_first else x), True
+    x = array("x", x, dtype)
     axes = x.shape
     if len(axes) == 3 and axes[2] == input_size:
         x = rows_contiguous("x", x)

@@ -886,6 +886,27 @@ def test_a_used_tape_keeps_its_buffers():
     assert peak < 1.5 * y.nbytes  # the gates alone, if made anew, would be four times y
 
 
+def test_a_used_tape_is_whole_after_rows_without_a_valid_step():
+    """Backward clears the states of these: not the ones beside them, which make the gradients of the biases."""
+    layer, tape, x, dy = LSTM(I, H, rng=0), Tape(), normal(T, B, I), normal(T, B, H)
+    layer.forward(x, lengths=np.zeros(B, int), tape=tape)
+    layer.backward(tape, dy)
+    fresh = Tape()
+    for used in (tape, fresh):
+        layer.forward(x, tape=used)
+    assert_same_gradients(layer.backward(tape, dy), layer.backward(fresh, dy))
+
+
+def test_a_tape_keeps_neither_the_x_nor_the_y_of_the_caller():
+    import weakref
+
+    layer, tape, x = LSTM(I, H, rng=0), Tape(), normal(T, B, I)
+    y, _ = layer.forward(x, tape=tape)
+    kept = [weakref.ref(x), weakref.ref(y)]
+    del x, y
+    assert [reference() for reference in kept] == [None, None]
+
+
 def test_a_tape_is_spent_by_one_backward():
     layer, tape = LSTM(I, H, rng=0), Tape()
     y, _ = layer.forward(normal(T, B, I), tape=tape)

@@ -142,12 +142,12 @@ def noise_of(tape, layer):
     record, found = tape._record, {}
     for name, read in {
         "input": lambda k: record.masks[k].get("x", [None])[0],
-        "recurrent": lambda k: record.passes[k].drop_h,
+        "recurrent": lambda k: record.views[k].arrays.drop_h,
         "weight_hh": lambda k: record.factors[k],
-        "zoneout_h": lambda k: record.passes[k].keep_h,
-        "zoneout_c": lambda k: record.passes[k].keep_c,
+        "zoneout_h": lambda k: record.views[k].arrays.keep_h,
+        "zoneout_c": lambda k: record.views[k].arrays.keep_c,
     }.items():
-        values = [read(k) for k in range(len(record.passes))]
+        values = [read(k) for k in range(len(record.views))]
         if values[0] is not None:
             found[name] = [value.astype(np.float64) for value in values]
     if not tape.training:
@@ -383,12 +383,13 @@ def test_masks_have_the_share_they_should_and_differ_from_place_to_place():
     tape = cylstm.Tape(seed=1)
     layer.forward(draw((30, 100, 40), "float32", 2), tape=tape)
     record = tape._record
+    passes = [views.arrays for views in record.views]
     shares = {
         "x": (0.7, [masks["x"] > 0 for masks in record.masks]),
-        "h": (0.6, [arrays.drop_h > 0 for arrays in record.passes]),
+        "h": (0.6, [arrays.drop_h > 0 for arrays in passes]),
         "weight_hh": (0.8, [factors > 0 for factors in record.factors]),
-        "keep_h": (0.25, [arrays.keep_h > 0 for arrays in record.passes]),
-        "keep_c": (0.1, [arrays.keep_c > 0 for arrays in record.passes]),
+        "keep_h": (0.25, [arrays.keep_h > 0 for arrays in passes]),
+        "keep_c": (0.1, [arrays.keep_c > 0 for arrays in passes]),
     }
     for name, (share, masks) in shares.items():
         for mask in masks:

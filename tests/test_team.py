@@ -104,11 +104,12 @@ class OnePass:
         self.cancellation = sequence.Cancellation()
         self.team = Team(self.STEPS, self.cancellation)
         self.y = np.full((self.STEPS, 1, 40), np.nan, "float32")
-        h, c = np.zeros((2, 1, 40), "float32"), np.zeros((1, 1, 40), "float32")
-        self.arrays = sequence.Pass(self.x, self.y, h, c, None, None, False)
+        self.states = sequence.new_states(self.weights, 1, 1, None)
 
     def forward(self, helper):
-        sequence.forward(self.weights, self.arrays, 0, 1, self.cancellation, self.team, helper)
+        sequence.infer(
+            self.weights, self.x, self.y, self.states, 0, None, None, False, 0, 1, self.cancellation, self.team, helper
+        )
 
     def helper(self):
         thread = threading.Thread(target=self.forward, args=(True,))

@@ -57,8 +57,8 @@ def matmul(a, b, out, bint transpose_a=False):
     a (m, k), or (k, m) if transpose_a; b (k, n); out (m, n): row-major with any row stride, one dtype. Row-major
     out = A B is column-major out^T = B^T A^T, so the operands change places.
     """
-    cdef int64_t m = out.shape[0], n = out.shape[1], k = b.shape[0]
-    cdef int64_t itemsize = out.dtype.itemsize
+    cdef int64_t m = cnp.PyArray_DIM(out, 0), n = cnp.PyArray_DIM(out, 1), k = cnp.PyArray_DIM(b, 0)
+    cdef int64_t itemsize = cnp.PyArray_ITEMSIZE(out)
     cdef int64_t lda = max(cnp.PyArray_STRIDE(a, 0) // itemsize, 1)
     cdef int64_t ldb = max(cnp.PyArray_STRIDE(b, 0) // itemsize, 1)
     cdef int64_t ldc = max(cnp.PyArray_STRIDE(out, 0) // itemsize, 1)

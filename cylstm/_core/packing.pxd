@@ -68,6 +68,7 @@ cdef class Weights:
     cdef readonly bint two_phases
     cdef readonly bint zoneout
     cdef readonly object dtype
+    cdef readonly tuple form              # what the shapes of a tape's buffers depend on, besides T and B
     cdef readonly dict arrays             # the parameters, by their names without suffix
     cdef matrix x                 # weight_ih: input_size deep
     cdef matrix h                 # weight_hh: state_size deep
@@ -89,6 +90,7 @@ cdef class Weights:
     cdef object weight_second
     cdef int prepare_backward(self) except -1
     cdef matrix _transposed(self, array, Py_ssize_t gates, Py_ssize_t units, list memory)
+    cdef _bias_of(self, str name, Py_ssize_t size)
     cdef char *_packed_bias(self, bias, Py_ssize_t gates, Py_ssize_t units) except NULL
     cdef _pack_extras(self, dict options, bias)
 

@@ -14,8 +14,12 @@ from cylstm._core.kernels cimport kernel_table, tile_product
 
 cnp.import_array()
 
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+
 cdef enum:
     ALIGNMENT = 64             # a cache line, and the widest vector
+    MAX_AXES = 5               # of a tape's buffer
     # Weights up to this size stay in L1, where two panels side by side (8 independent chains of additions
     # for one row instead of 4) took 0.7 of the time; from L2 both ran at the same speed (Cascade Lake).
     PAIRED_BYTES = 32768
@@ -24,15 +28,57 @@ cdef enum:
     LINE_BYTES = 64
 
 
-def aligned_empty(shape, dtype, bint zero=False):
-    """An uninitialised (or zero) C-contiguous array that begins at a multiple of 64 bytes."""
-    dtype = np.dtype(dtype)
+cdef char *aligned(raw) noexcept:
+    """The first byte of an array, or the first at a multiple of 64."""
+    cdef char *data = <char *>cnp.PyArray_DATA(raw)
+    return data + (-<Py_ssize_t>data & (ALIGNMENT - 1))
+
+
+cdef raw_bytes(Py_ssize_t count, bint zero):
+    """An array of so many bytes behind :func:`aligned`, uninitialised or zero."""
+    cdef cnp.npy_intp length = count + ALIGNMENT
+    if zero:
+        return cnp.PyArray_ZEROS(1, &length, cnp.NPY_UINT8, 0)
+    return cnp.PyArray_EMPTY(1, &length, cnp.NPY_UINT8, 0)
+
+
+cdef Py_ssize_t bytes_of(tuple shape, cnp.dtype dtype) except -1:
     cdef Py_ssize_t count = dtype.itemsize
-    for length in shape if isinstance(shape, tuple) else (shape,):
+    cdef Py_ssize_t length
+    for length in shape:
+        if length > 0 and count > (PY_SSIZE_T_MAX - ALIGNMENT) // length:
+            raise MemoryError
         count *= length
-    raw = (np.zeros if zero else np.empty)(count + ALIGNMENT, np.uint8)
-    cdef Py_ssize_t skip = -(<Py_ssize_t>cnp.PyArray_DATA(raw)) & (ALIGNMENT - 1)
-    return np.ndarray(shape, dtype, raw, skip)
+    return count
+
+
+def aligned_empty(tuple shape, cnp.dtype dtype, bint zero=False):
+    """An uninitialised (or zero) C-contiguous array that begins at a multiple of 64 bytes."""
+    return cut(raw_bytes(bytes_of(shape, dtype), zero), shape, dtype)
+
+
+def cut(raw, tuple shape, cnp.dtype dtype):
+    """Likewise, over the bytes of ``raw``; None where they are too few."""
+    cdef cnp.npy_intp lengths[MAX_AXES]
+    cdef int axes = len(shape)
+    cdef int axis
+    if raw is None or bytes_of(shape, dtype) + ALIGNMENT > cnp.PyArray_SIZE(raw):
+        return None
+    if axes > MAX_AXES:
+        raise ValueError(f"{axes} axes, expected at most {MAX_AXES}")
+    for axis in range(axes):
+        lengths[axis] = shape[axis]
+    array = cnp.PyArray_SimpleNewFromData(axes, lengths, dtype.num, aligned(raw))
+    cnp.set_array_base(array, raw)
+    return array
+
+
+def is_plain(array, cnp.dtype dtype, int axes, Py_ssize_t width):
+    """Whether it is an exact ndarray, aligned and C-contiguous, of this dtype, so many axes, and this last one."""
+    return (
+        cnp.PyArray_CheckExact(array) and (<cnp.ndarray>array).dtype is dtype and cnp.PyArray_ISCARRAY_RO(array)
+        and cnp.PyArray_NDIM(array) == axes and cnp.PyArray_DIM(array, axes - 1) == width
+    )
 
 
 cdef frozen_empty(like):
@@ -214,9 +260,9 @@ cdef matrix new_matrix(
     weights.near = layer_bytes <= NEAR_BYTES
     weights.group = 2 * panel if layer_bytes <= PAIRED_BYTES else panel
     weights.last_group = (vectors - 1) // weights.group * weights.group
-    array = aligned_empty((depth * vectors * kernels.lanes * kernels.itemsize,), np.uint8, zero=True)
-    weights.data = <char *>cnp.PyArray_DATA(array)
-    memory.append(array)
+    raw = raw_bytes(depth * vectors * kernels.lanes * kernels.itemsize, True)
+    weights.data = aligned(raw)
+    memory.append(raw)
     return weights
 
 
@@ -295,15 +341,14 @@ cdef class Weights:
         self.h = new_matrix(kernels, self.state_size, vectors, panel, size, self.memory)
         pack_rows(kernels, &self.x, weight_ih, gates, self.hidden_size)
         pack_rows(kernels, &self.h, weight_hh, gates, self.hidden_size)
-        none = np.zeros(gates * self.hidden_size, self.dtype)
-        bias_ih = parameters.get("bias_ih", none)
-        bias_hh = parameters.get("bias_hh", none)
+        bias_ih = self._bias_of("bias_ih", gates * self.hidden_size)
+        bias_hh = self._bias_of("bias_hh", gates * self.hidden_size)
         bias = bias_ih + bias_hh
         if len(options) > 0:  # of a plain cell nothing looks at them
             self.options = options_of(options)
             self._pack_extras(options, bias)
             if options.get("layer_norm") is not None:  # the bias comes after it
-                bias = bias_ih = bias_hh = none
+                bias = bias_ih = bias_hh = np.zeros_like(bias)
         self.state_slots = 2 + (1 + self.zoneout if self.has_c else 0)
         self.widest_state = max(self.state_size, self.hidden_size)
         self.projected = self.state_size != self.hidden_size
@@ -317,8 +362,15 @@ cdef class Weights:
             self.second = new_matrix(kernels, self.hidden_size, self.state_blocks, 4, size, self.memory)
             pack_rows(kernels, &self.second, self.weight_second, 1, self.state_size)
             self.operations += self.hidden_size * self.state_blocks * kernels.lanes
-            bias = parameters.get("bias_ho", np.zeros(self.state_size, self.dtype))
-            self.bias_second = self._packed_bias(bias, 1, self.state_size)
+            self.bias_second = self._packed_bias(self._bias_of("bias_ho", self.state_size), 1, self.state_size)
+        self.form = (
+            self.dtype, gates, self.input_size, self.hidden_size, self.state_size, self.has_c, self.apart,
+            self.two_phases, self.zoneout,
+        )
+
+    cdef _bias_of(self, str name, Py_ssize_t size):
+        """A parameter, or the zeros that stand for one that the layer does not have."""
+        return self.arrays[name] if name in self.arrays else np.zeros(size, self.dtype)
 
     cdef char *_packed_bias(self, bias, Py_ssize_t gates, Py_ssize_t units) except NULL:
         cdef Py_ssize_t vectors = (units + self.lanes - 1) // self.lanes * gates
@@ -411,29 +463,36 @@ cdef class Weights:
         cdef Py_ssize_t size = max(depth * vectors * lanes * kernels.itemsize, PAIRED_BYTES + 1)
         cdef matrix to = new_matrix(kernels, depth, vectors, 4, size, memory)
         cdef const char *data = <const char *>cnp.PyArray_DATA(array)
-        cdef Py_ssize_t block, gate, vector, step
+        cdef Py_ssize_t block, gate, vector, lane, step, vector_bytes
         cdef char *out
         with nogil:
             for vector in range(vectors):
+                vector_bytes = min(lanes, width - vector * lanes) * kernels.itemsize
                 for block in range(blocks):
                     for gate in range(gates):
                         out = vector_at(kernels, &to, vector, (block * gates + gate) * lanes, &step)
-                        kernels.pack(
-                            min(lanes, units - block * lanes), min(lanes, width - vector * lanes),
-                            data + (gate * units + block * lanes) * row_bytes
-                            + vector * lanes * kernels.itemsize,
-                            1, width, out, step,
-                        )
+                        for lane in range(min(lanes, units - block * lanes)):
+                            memcpy(
+                                out + lane * step * kernels.itemsize,
+                                data + (gate * units + block * lanes + lane) * row_bytes
+                                + vector * lanes * kernels.itemsize,
+                                vector_bytes,
+                            )
         return to
 
     def deinterleave(self, array, Py_ssize_t first, Py_ssize_t last):
-        """The columns first .. last - 1, with the rows (blocks, G, lanes) in PyTorch's order: a new (G*H, n) array."""
-        out = np.empty((self.gates * self.hidden_size, last - first), array.dtype)
+        """The columns first .. last - 1, with the rows (blocks, G, lanes) in PyTorch's order: a new (G*H, n) array.
+
+        With a ``last`` of -1 the column ``first`` alone: (G*H,).
+        """
+        cdef cnp.npy_intp[2] shape
+        shape[0] = self.gates * self.hidden_size
+        shape[1] = last - first if last >= 0 else 1
+        out = cnp.PyArray_EMPTY(2 if last >= 0 else 1, shape, cnp.PyArray_TYPE(array), 0)
         cdef char *plain = <char *>cnp.PyArray_DATA(out)
-        cdef const char *mixed = <const char *>cnp.PyArray_DATA(array)
-        cdef Py_ssize_t itemsize = self.kernels.itemsize
-        cdef Py_ssize_t row_bytes = (last - first) * itemsize
-        cdef Py_ssize_t mixed_bytes = array.strides[0]
+        cdef const char *mixed = <const char *>cnp.PyArray_DATA(array) + first * self.kernels.itemsize
+        cdef Py_ssize_t row_bytes = shape[1] * self.kernels.itemsize
+        cdef Py_ssize_t mixed_bytes = cnp.PyArray_STRIDE(array, 0)
         cdef Py_ssize_t block, gate, lane
         with nogil:
             for gate in range(self.gates):
@@ -441,7 +500,7 @@ cdef class Weights:
                     for lane in range(min(self.lanes, self.hidden_size - block * self.lanes)):
                         memcpy(
                             plain + (gate * self.hidden_size + block * self.lanes + lane) * row_bytes,
-                            mixed + ((block * self.gates + gate) * self.lanes + lane) * mixed_bytes + first * itemsize,
+                            mixed + ((block * self.gates + gate) * self.lanes + lane) * mixed_bytes,
                             row_bytes,
                         )
         return out

@@ -58,18 +58,8 @@ cdef class Pass:
         c_fresh    (T, B, H)                   OUT    the c that zoneout has not touched
 
     Without a tape all from gates on are None. The final state is in slot T % slots of h and c; with a tape and in
-    reverse, in slot 0.
+    reverse, in slot 0. Backward looks neither at x nor at y.
     """
-
-    def __init__(self, x, y, h, c, lengths, mask, bint reverse, gates=None):
-        self.x = x
-        self.y = y
-        self.h = h
-        self.c = c
-        self.lengths = lengths
-        self.mask = mask
-        self.reverse = reverse
-        self.gates = gates
 
 
 cdef layer_description describe(Weights weights, Py_ssize_t rows):
@@ -409,7 +399,7 @@ cdef strided rows_view(array):
     """An array (rows, units), or None, as if it had a first axis."""
     cdef strided a
     a.data = NULL
-    a.step = 0
+    a.step = a.row = 0
     if array is not None:
         a.data = <char *>cnp.PyArray_DATA(array)
         a.row = cnp.PyArray_STRIDE(array, 0)
@@ -448,7 +438,7 @@ cdef activity activity_of(Pass arrays):
     cdef activity a
     a.lengths = NULL if arrays.lengths is None else <Py_ssize_t *>cnp.PyArray_DATA(arrays.lengths)
     a.mask = NULL if arrays.mask is None else <char *>cnp.PyArray_DATA(arrays.mask)
-    a.batch = cnp.PyArray_DIM(arrays.x, 1)
+    a.batch = cnp.PyArray_DIM(arrays.h, 1)
     return a
 
 
@@ -661,13 +651,112 @@ cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept:
     return max(ROWS_AT_ONCE, QUANTUM_OPERATIONS // operations_of_a_row)
 
 
-def forward(
+cpdef new_states(Weights weights, Py_ssize_t layers, Py_ssize_t batch, given):
+    """Where inference keeps the states of all layers, (slots, L*D, B, H): h in two slots that take turns, then c.
+
+    Of c one slot is enough unless zoneout needs what it was. ``given``: [h_0] or [h_0, c_0]; None: zeros.
+    """
+    cdef cnp.npy_intp[4] shape = [weights.state_slots, layers, batch, weights.widest_state]
+    states = cnp.PyArray_ZEROS(4, shape, (<cnp.dtype>weights.dtype).num, 0)
+    if given is not None:
+        states[0, :, :, :weights.state_size] = given[0]
+        if weights.has_c:
+            states[2, :, :, :weights.hidden_size] = given[1]
+    return states
+
+
+cpdef final_states(Weights weights, states, Py_ssize_t steps):
+    """[h_n] or [h_n, c_n], each (L*D, B, its width), after so many steps: views of :func:`new_states`, or copies."""
+    cdef list found = [slots_of(states, steps % 2, 1, 0, False)]
+    if weights.has_c:
+        found.append(slots_of(states, 2 + steps % 2 if weights.zoneout else 2, 1, 0, False))
+    if weights.projected:
+        sizes = weights.state_size, weights.hidden_size
+        return [part[:, :, :size].copy() for part, size in zip(found, sizes)]
+    return found
+
+
+cdef slots_of(states, Py_ssize_t first, Py_ssize_t count, Py_ssize_t k, bint of_layer):
+    """states[first:first + count, k]; or, not ``of_layer``, states[first]."""
+    cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(states)
+    cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(states)
+    cdef cnp.npy_intp[3] lengths = [count if of_layer else shape[1], shape[2], shape[3]]
+    cdef cnp.npy_intp[3] steps = [strides[0] if of_layer else strides[1], strides[2], strides[3]]
+    cdef char *data = <char *>cnp.PyArray_DATA(states) + first * strides[0] + k * strides[1]
+    view_ = cnp.PyArray_New(
+        cnp.ndarray, 3, lengths, cnp.PyArray_TYPE(states), steps, data, 0, cnp.NPY_ARRAY_WRITEABLE, None
+    )
+    cnp.set_array_base(view_, states)
+    return view_
+
+
+def infer_all(
+    list weights,      # of each layer
+    x,                 # (T, B, I)             IN
+    y,                 # (T, B, P)             OUT
+    states_0,          # [h_0] or [h_0, c_0], or None: zeros
+    lengths,
+    mask,
+    bint reverse,
+    Py_ssize_t most,
+):
+    """The layers of a stack of one direction, one after the other in this thread: [h_n] or [h_n, c_n].
+
+    None, and nothing is done, if that takes more than ``most`` multiply-adds.
+    """
+    cdef Weights packed
+    cdef Py_ssize_t layers = len(weights)
+    cdef Py_ssize_t steps = cnp.PyArray_DIM(x, 0)
+    cdef Py_ssize_t batch = cnp.PyArray_DIM(x, 1)
+    cdef Py_ssize_t operations = 0
+    cdef Py_ssize_t k
+    for packed in weights:
+        operations += packed.operations
+    if operations > most // max(steps * batch, 1):
+        return None
+    states = new_states(packed, layers, batch, states_0)
+    for k in range(layers):
+        out = y if k == layers - 1 else cnp.PyArray_EMPTY(3, cnp.PyArray_DIMS(y), cnp.PyArray_TYPE(y), 0)
+        infer(weights[k], x, out, states, k, lengths, mask, reverse, 0, batch, None)
+        x = out
+    return final_states(packed, states, steps)
+
+
+cpdef infer(
+    Weights weights,
+    x,                 # (T, B, I)             IN
+    y,                 # (T, B, P)             OUT
+    states,            # (slots, L*D, B, H)    INOUT  of all layers: see new_states
+    Py_ssize_t k,      # the number of this layer and direction
+    lengths,
+    mask,
+    bint reverse,
+    Py_ssize_t first_row,
+    Py_ssize_t last_row,
+    Cancellation cancellation,
+    Team team=None,
+    bint helper=False,
+):
+    """:func:`forward` without a tape."""
+    cdef Pass arrays = Pass.__new__(Pass)
+    arrays.x = x
+    arrays.y = y
+    arrays.h = slots_of(states, 0, 2, k, True)
+    if weights.has_c:
+        arrays.c = slots_of(states, 2, weights.state_slots - 2, k, True)
+    arrays.lengths = lengths
+    arrays.mask = mask
+    arrays.reverse = reverse
+    forward(weights, arrays, first_row, last_row, cancellation, team, helper)
+
+
+cpdef forward(
     Weights weights, Pass arrays, Py_ssize_t first_row, Py_ssize_t last_row, Cancellation cancellation, Team team=None,
     bint helper=False,
 ):
     """Run the rows first_row .. last_row - 1 through all of time.
 
-    With a team, few rows and :func:`can_share`, two threads make this call, one of them as its ``helper``.
+    With a team, two threads make this call, one of them as its ``helper``: see :func:`can_share_units`.
     """
     cdef Py_ssize_t part = rows_per_part(operations_per_step(weights, 1))
     while first_row < last_row:
@@ -678,11 +767,13 @@ def forward(
         first_row += part
 
 
-def can_share(Weights weights, Pass arrays):
-    """Whether two threads can share out the units of a step: each needs h of the others, and nothing else."""
+def can_share_units(Weights weights):
+    """Whether two threads can share out the units of each step, all rows taking all steps, without noise of training.
+
+    Each needs h of the others, and nothing else.
+    """
     return weights.h.vectors > weights.h.group and not (
-        weights.options.width or weights.two_phases or weights.zoneout or arrays.drop_h is not None
-        or arrays.keep_h is not None or arrays.lengths is not None or arrays.mask is not None
+        weights.options.width or weights.two_phases or weights.zoneout
     )
 
 
@@ -953,7 +1044,7 @@ def backward(
     Pass arrays,       # gates INOUT in: as forward left it, out: dgates; recurrent: those that h gets; second likewise
     dy,                # (T, B, P)                       IN
     dh,                # (B, state_blocks*lanes)         INOUT  in: dL/dh_n, zero past P; out: dL/dh_0
-    dc,                # (B, blocks*lanes)               INOUT  likewise for c
+    dc,                # (B, blocks*lanes)               INOUT  likewise for c; None: the cell has no c
     dextras,           # (B, extra_rows, blocks*lanes)   INOUT  gradients are added, for each row apart; or None
     Py_ssize_t first_row,
     Py_ssize_t last_row,

@@ -188,7 +188,7 @@ cdef class Stepper:
             most = max(most, scratch_bytes(&self.layers[k], self.count))
             work = max(work, work_bytes(&self.layers[k]))
         self.part = rows_per_part(self.operations)
-        self.scratch = aligned_empty((work + most,), np.uint8)
+        self.scratch = aligned_empty((work + most,), np.dtype(np.uint8))
         self.work = <char *>cnp.PyArray_DATA(self.scratch)
         for slot in range(2):
             for k in range(self.num_layers):

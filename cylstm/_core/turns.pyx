@@ -4,6 +4,8 @@
 
 import threading
 
+from cpython.pythread cimport PyThread_get_thread_ident
+
 
 cdef class Turn:
     """A context manager: who is inside may replace the parameters of these layers; a second one waits.
@@ -15,11 +17,11 @@ cdef class Turn:
     cdef list held
 
     def __init__(self, leaves):
-        self.leaves = sorted(leaves, key=id)
+        self.leaves = sorted(leaves, key=id) if len(leaves) > 1 else list(leaves)
         self.held = []
 
     def __enter__(self):
-        thread = threading.get_ident()
+        thread = PyThread_get_thread_ident()
         for leaf in self.leaves:
             if leaf._writer == thread:
                 raise RuntimeError("this thread is already inside writable() of this layer")

@@ -136,17 +136,16 @@ def apply(str rule, list changes, numbers, snapshot, counter, bint finite):
     cdef update_function *function
     cdef PyThreadState *state
     cdef int k
-    leaf = old = None
+    leaf = None
     for slot, g in changes:
         if slot.leaf is not leaf:
             if leaf is not None:
                 swaps.append((leaf._store, snapshot(new)))
             leaf = slot.leaf
-            old = leaf.parameters
-            new = dict(old)
+            new = leaf.parameters.copy()
         if slot.steps not in numbers_of:
             numbers_of[slot.steps] = numbers(slot.steps + 1)
-        p = old[slot.name]
+        p = new[slot.name]
         new[slot.name] = p_new = frozen_empty(p)
         jobs.append((slot, p_new, p, g, numbers_of[slot.steps]))
     if leaf is not None:
