@@ -1,4 +1,6 @@
-"""What README shows of a run: a results file, a table and a plot made from it. ``run.py --publish``, or from a file
+"""What README and docs/performance.md show of a run: a results file, tables and plots made from it.
+
+``run.py --publish``, or from a file
 
     python benchmarks/published.py results/FILE.json
 """
@@ -16,8 +18,10 @@ import plots  # noqa: E402
 from shapes import GROUPS  # noqa: E402
 
 from cylstm.bench import command, report  # noqa: E402
+from cylstm.bench.cases import parse  # noqa: E402
 
 BEGIN, END = "<!-- benchmarks/run.py --publish: begin -->", "<!-- benchmarks/run.py --publish: end -->"
+PAGES = ("README.md", "docs/performance.md")
 SHOWN = ("step", "seq", "batch", "train")  # all cases of these groups, whoever is faster
 
 
@@ -25,9 +29,10 @@ def check(commit, root=ROOT):
     """Say before the run what would keep it from being published: a ValueError."""
     if not commit or "changes" in commit:
         raise ValueError(f"not published: the build is of commit {commit}, expected one without changes")
-    text = (root / "README.md").read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"README.md has no lines {BEGIN} and {END}, once each, for the figures to stand between")
+    for page in PAGES:
+        text = (root / page).read_text()
+        if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+            raise ValueError(f"{page} has no lines {BEGIN} and {END}, once each, for the figures to stand between")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--publish draws with matplotlib: pip install 'cylstm[plot]'")
 
@@ -65,8 +70,44 @@ def figures(record, name):
     ])  # fmt: skip
 
 
+def bounds(record, name):
+    """The lines between the marks of docs/performance.md: how near each case of one thread is to its limits."""
+    limits, run = record["limits"], record["runs"][0]
+    shown = {case for group in SHOWN for case in GROUPS[group]}
+    rows = []
+    for entry in run["cases"]:
+        if entry["case"] in shown and "ours" in report.times_of(entry):
+            seconds = statistics.median(report.times_of(entry)["ours"])
+            arithmetic, reading = limits_of(parse(entry["case"]), limits)
+            what = "arithmetic" if arithmetic > reading else "reading"
+            times = (report.microseconds(t) for t in (seconds, arithmetic, reading))
+            rows.append([entry["case"], *times, f"{100 * max(arithmetic, reading) / seconds:.0f} %, {what}"])
+    peak = limits["peak_gflops"]["float32"]
+    rates = ", ".join(f"{kib} KiB {rate:.0f}" for kib, rate in limits["read_gb_per_s"].items())
+    folder = "../benchmarks/results"
+    return "\n".join([
+        f"{record['cpu']}, level {run['builds']['ours']['level']}, {record['date'][:10]}, commit {record['commit']},"
+        f" one thread, microseconds. Peak {peak:.0f} GFLOP/s; reading, GB/s: {rates}.",
+        "",
+        report.table(["case", "cylstm", "arithmetic alone", "reading weights alone", "of the time"], rows),
+        f"![Throughput under the limits]({folder}/{name}-roofline.svg)",
+        f"![The best peer's time over ours]({folder}/{name}-ratios.svg)",
+    ])  # fmt: skip
+
+
+def limits_of(case, limits):
+    """Seconds that a case takes at least, by the peak of arithmetic and by reading its weights once a time step."""
+    itemsize = {"float32": 4, "float64": 8}[case.dtype]
+    arithmetic = case.flops / limits["peak_gflops"][case.dtype] * 1e-9
+    weights = case.weights * itemsize
+    rates = {int(kib) * 1024: rate for kib, rate in limits["read_gb_per_s"].items()}
+    rate = rates[min((size for size in rates if size >= weights), default=max(rates))]
+    passes = 3 if case.kind == "train" else 1
+    return arithmetic, passes * case.seq_len * weights / rate * 1e-9
+
+
 def publish(record, root=ROOT):
-    """Write the results file, the plot, and README's figures.
+    """Write the results file, the plots, and the figures of PAGES.
 
     Raises
     ------
@@ -81,11 +122,13 @@ def publish(record, root=ROOT):
     folder.mkdir(exist_ok=True)
     command.write(folder / f"{name}.json", record)
     plots.save(plots.latency(record), folder / f"{name}.svg")
-    readme = root / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n{figures(record, name)}\n{END}{after}")
-    print(f"written: {folder / name}.json, {folder / name}.svg, README.md")
+    plots.save(plots.roofline(record), folder / f"{name}-roofline.svg")
+    plots.save(plots.ratios(record), folder / f"{name}-ratios.svg")
+    for page, text in zip(PAGES, (figures(record, name), bounds(record, name)), strict=True):
+        before, _, rest = (root / page).read_text().partition(BEGIN)
+        after = rest.partition(END)[2]
+        (root / page).write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    print(f"written: {folder / name}.json, three plots beside it, {', '.join(PAGES)}")
 
 
 if __name__ == "__main__":

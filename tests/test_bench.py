@@ -401,22 +401,29 @@ def test_what_is_published_comes_from_the_results_file(full, tmp_path):
     pytest.importorskip("matplotlib")
     results = record(entry("step-8-16", ours=[1e-6], numpy=[3e-6]), entry("step-16-32", ours=[2e-6], numpy=[1e-6]))
     marks = full.published.BEGIN, full.published.END
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "README.md").write_text(f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n")
+    for folder in ("benchmarks", "docs"):
+        (tmp_path / folder).mkdir()
+    for page in ("README.md", "docs/performance.md"):
+        (tmp_path / page).write_text(f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n")
     full.published.publish(results, tmp_path)
+    # 2 * 4 H (I + H) at 100 GFLOP/s; the weights, 4 * 4 H (I + H) bytes, at 200 GB/s
+    assert "| step-8-16 | 1 | 0.0307 | 0.0307 | 3 %, reading |" in (tmp_path / "docs/performance.md").read_text()
     text = (tmp_path / "README.md").read_text()
     assert "| step-8-16 | 1 | 1 | 3 (numpy) | 3.00 (3.00-3.00) |" in text
     assert "| step-16-32 | 1 | 2 | 1 (numpy) | 0.50 (0.50-0.50) |" in text  # where we lose, too
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert command.read(tmp_path / "benchmarks/results/a-2026-01-02.json") == results
-    assert (tmp_path / "benchmarks/results/a-2026-01-02.svg").stat().st_size > 1000
+    for picture in ("", "-roofline", "-ratios"):
+        assert (tmp_path / f"benchmarks/results/a-2026-01-02{picture}.svg").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(("commit", "readme"), [("abc with changes", True), (None, True), ("abc", False)])
 def test_what_nobody_could_repeat_is_not_published(commit, readme, full, tmp_path):
     pytest.importorskip("matplotlib")
     text = f"{full.published.BEGIN}\n{full.published.END}" if readme else "no marks"
-    (tmp_path / "README.md").write_text(text)
+    (tmp_path / "docs").mkdir()
+    for page in ("README.md", "docs/performance.md"):
+        (tmp_path / page).write_text(text)
     with pytest.raises(ValueError, match="not published: the build is of" if readme else "has no lines"):
         full.published.publish(record(entry(ours=[1.0]), commit=commit), tmp_path)
     assert (tmp_path / "README.md").read_text() == text
