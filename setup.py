@@ -115,7 +115,10 @@ class Build(build_ext):
             source = Path(folder, "empty.c")
             source.write_text("int empty;\n")
             command = [*self.compiler.compiler, flag, "-c", str(source), "-o", str(source.with_suffix(".o"))]
-            return subprocess.run(command, capture_output=True).returncode == 0
+            try:
+                return subprocess.run(command, capture_output=True).returncode == 0
+            except OSError:  # no compiler, which the build will say better
+                return False
 
 
 directives = {

@@ -112,9 +112,12 @@ def publish(record, root=ROOT):
     Raises
     ------
     ValueError
-        If the build was not that of a commit, if ours was wrong or failed, or if README has no place for the figures.
+        If the build was not that of a commit, if ours was wrong or failed, if the limits of the machine are not in the
+        record, or if one of PAGES has no place for the figures.
     """
     check(record["commit"], root)
+    if "peak_gflops" not in record["limits"]:
+        raise ValueError("not published: the record has no limits of the machine")
     bad = [name for run in record["runs"] for name in report.faulty(run)]
     if bad:
         raise ValueError(f"not published: ours was wrong or failed in {', '.join(bad)}")

@@ -70,31 +70,42 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def _take(place):
+    """Call the task in ``place`` ([task], or [] where another thread has taken it)."""
+    try:
+        task = place.pop()
+    except IndexError:
+        return
+    task()
+
+
 def run(tasks, cancellation, helpers=False):
-    """Call every function of ``tasks`` and return when all have ended: the first here, the others in the pool.
+    """Call every function of ``tasks`` once and return when all have ended: the first here, the others in the pool.
 
-    If the others are ``helpers`` of the first, those that no thread has begun when it ends are not called.
-
-    An exception, Ctrl-C included, asks ``cancellation`` to stop the rest, waits for them and is raised. Where no
-    thread is to be had (the interpreter is ending, say), what the pool did not take is done here.
+    What no thread of the pool has begun by then is called here too, so no call waits for what others do in the pool.
+    Where they only help the first task (``helpers``), it is not called at all. An exception, Ctrl-C included, asks
+    ``cancellation`` to stop the rest, waits for them and is raised.
     """
+    places = [[task] for task in tasks[1:]]
     futures = []
-    waiting = list(tasks[1:])
     try:
         try:
-            executor = _executor() if waiting else None
-            while waiting:
-                futures.append(executor.submit(waiting[0]))
-                del waiting[0]
-        except RuntimeError:
+            for place in places:
+                futures.append(_executor().submit(_take, place))
+        except RuntimeError:  # no thread is to be had: the interpreter is ending, say
             pass
-        for task in (tasks[0], *waiting):
-            task()
+        tasks[0]()
+        for place in places:
+            if helpers:
+                place.clear()
+            _take(place)
         for future in futures:
-            if not (helpers and future.cancel()):
+            if not future.cancel():
                 future.result()
     except BaseException:
         cancellation.request()
+        for place in places:
+            place.clear()
         for future in futures:
             while not (future.cancel() or future.done()):
                 with contextlib.suppress(BaseException):  # a second Ctrl-C may not leave threads in our buffers

@@ -103,7 +103,7 @@ def _share_out(function, steps, batch, directions, plain):
         for first, last in _slices(batch, len(directions))
         for arguments in directions
     ]
-    if plain and len(tasks) == 1 and _can_share_units(directions[0][0]):
+    if plain and len(tasks) == 1 and batch < 2 * SLICE_ROWS and _can_share_units(directions[0][0]):
         _share_units(tasks[0], Team(steps, cancellation), cancellation)
     else:
         parallel.run(tasks, cancellation)
@@ -302,10 +302,13 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
             record.views.append(views)
             record.masks.append(masks)
         plain = lengths is None and mask is None and not noise.recurrent_dropout
-        _run(sequence.forward, steps, batch, arguments, plain)
+        try:
+            _run(sequence.forward, steps, batch, arguments, plain)
+        finally:
+            for _, arrays in arguments:
+                arrays.x = arrays.y = None  # the caller's: backward has no use for them
         for k in range(first, last):
             views = record.views[k]
-            views.arrays.x = views.arrays.y = None  # the caller's: backward has no use for them
             for states, (_, after) in zip(states_n, views.states, strict=True):
                 states[k] = after
         if scheme.padding != "zero" and last == len(weights):

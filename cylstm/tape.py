@@ -16,7 +16,7 @@ and of cells with options
     ("c_fresh", layer, direction)    (T, B, H)                      zoneout: c as the step made it
 
 The arrays over these buffers, :attr:`Tape.views`, stay for the next call of the same form; the caller's x and y are not
-among them. Factors of dropout and what zoneout keeps are made for each call, and stay with its record. The tape of a
+among them. Factors of dropout and what zoneout keeps are made for each call, and stay until the next. The tape of a
 container has no buffers, but a tape for each of its layers: :meth:`Tape.part`.
 
 The h of ``rows`` has slots as c has; x_t stands beside the h that step t begins with, in slot t, in reverse t + 1. Of a

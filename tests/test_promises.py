@@ -362,6 +362,9 @@ LONG = (
 )
 CALLS = {
     "forward, one thread": dict(threads=1, prepare=LONG.format(rows=1), call="layer.forward(x)"),
+    "forward, two threads that share out the units": dict(
+        threads=2, prepare=LONG.format(rows=1), call="layer.forward(x)"
+    ),
     "forward, several threads": dict(threads=4, prepare=LONG.format(rows=16), call="layer.forward(x)"),
     "forward, two directions": dict(
         threads=2,

@@ -7,19 +7,17 @@
 
 #ifdef _MSC_VER
 #include <intrin.h>
-#include <windows.h>
+/* Not windows.h, which makes `near` and `far` nothing. */
+__declspec(dllimport) int __stdcall SwitchToThread(void);
 static __inline char flag_take(volatile char *flag) { return _InterlockedExchange8(flag, 1) == 0; }
 static __inline void flag_drop(volatile char *flag) { _InterlockedExchange8(flag, 0); }
 static __inline Py_ssize_t number_read(volatile Py_ssize_t *number)
 {
-    Py_ssize_t value = *number;
-    MemoryBarrier();
-    return value;
+    return (Py_ssize_t)_InterlockedCompareExchangePointer((void *volatile *)number, NULL, NULL);
 }
 static __inline void number_write(volatile Py_ssize_t *number, Py_ssize_t value)
 {
-    MemoryBarrier();
-    *number = value;
+    _InterlockedExchangePointer((void *volatile *)number, (void *)value);
 }
 static __inline void give_way(void) { SwitchToThread(); }
 #else

@@ -82,7 +82,7 @@ cdef const kernel_table *table_of(object dtype) except NULL:
 def multiply_adds(dtype, Py_ssize_t rounds):
     """Keep the multiply-add units busy for 12 * rounds instructions; the floating-point operations that they did."""
     cdef const kernel_table *kernels = table_of(np.dtype(dtype))
-    sums = np.zeros(12 * kernels.lanes, dtype)
+    sums = np.ones(12 * kernels.lanes, dtype)
     cdef size_t address = sums.ctypes.data
     with nogil:
         kernels.multiply_adds(rounds, <void *>address)

@@ -85,6 +85,7 @@ cdef layer_description describe(Weights weights, Py_ssize_t rows):
 
 
 cdef void work_together(layer_description *layer, Py_ssize_t rows) noexcept nogil:
+    """Set what depends on how many rows there are: the vectors that are worked on together."""
     cdef Py_ssize_t group_bytes = (
         max(1, min(<Py_ssize_t>ROWS_AT_ONCE, rows)) * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
     )
@@ -502,8 +503,8 @@ cdef struct forward_pass:
     bint shared                   # which share out the units of this step
 
 
-cdef void make(forward_pass *run, const layer_description *layer) noexcept nogil:
-    """From now on the units of ``layer``: all, or some_units of them."""
+cdef void take_on(forward_pass *run, const layer_description *layer) noexcept nogil:
+    """From now on make the units of ``layer``: all, or some_units of them."""
     cdef Py_ssize_t units = layer.first_unit - run.layer.first_unit
     cdef Py_ssize_t unit_bytes = units * layer.kernels.itemsize
     run.layer = layer[0]
@@ -616,7 +617,7 @@ cdef Py_ssize_t forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t la
             s += 1
             if run.shared and not team.meet(s, run.helper):
                 return s
-        if team is not None and not run.shared and team.complete():
+        if team is not None and not run.shared and team.could_begin():
             return s
     return s
 
@@ -625,7 +626,7 @@ cdef void help_out(forward_pass *run, const layer_description *half, Team team) 
     """The steps that are shared, of half of the units."""
     cdef Py_ssize_t s = team.join()
     run.shared = True
-    make(run, half)
+    take_on(run, half)
     if s < run.now.steps:
         forward_steps(run, s, run.now.steps, team)
 
@@ -756,7 +757,8 @@ cpdef forward(
 ):
     """Run the rows first_row .. last_row - 1 through all of time.
 
-    With a team, two threads make this call, one of them as its ``helper``: see :func:`can_share_units`.
+    With a team, two threads make this call, one of them as its ``helper``: see :func:`can_share_units`. The rows are
+    then so few that they go in one part.
     """
     cdef Py_ssize_t part = rows_per_part(operations_per_step(weights, 1))
     while first_row < last_row:
@@ -792,6 +794,7 @@ cdef bint forward_part(
         return True
     cdef layer_description whole = describe(weights, rows)
     cdef layer_description half
+    memset(&run, 0, sizeof(run))
     run.layer = whole
     run.now.steps = steps
     run.now.reverse = arrays.reverse
@@ -863,11 +866,11 @@ cdef bint forward_part(
                 return False
             if run.shared and not team.shares(s):
                 run.shared = False
-                make(&run, &whole)
+                take_on(&run, &whole)
                 team = None
             elif team is not None and not run.shared and team.begin(s):
                 run.shared = True
-                make(&run, &half)
+                take_on(&run, &half)
         if team is not None:
             team.end()
     finally:

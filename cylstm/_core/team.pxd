@@ -17,7 +17,7 @@ cdef class Team:
     cdef place helper
     cdef public bint slow     # the leader had to wait for the helper
     cdef Cancellation cancellation
-    cdef bint complete(self) noexcept nogil
+    cdef bint could_begin(self) noexcept nogil
     cdef bint begin(self, Py_ssize_t step) noexcept nogil
     cdef void end(self) noexcept nogil
     cdef Py_ssize_t join(self) noexcept nogil

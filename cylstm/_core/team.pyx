@@ -9,7 +9,7 @@ cdef extern from "atomic.h" nogil:
 
 # How often one looks for the other, some 20 us, before it offers the processor to others between two looks; without
 # the pause instruction, at which a virtual machine may leave for its host (5 us for a meeting instead of 0.5). And
-# after how many looks the leader goes on alone: the helper's core has other work.
+# after how many looks the helper was slow: its core has other work, so the step after the next is the leader's alone.
 cdef enum:
     NOT_YET = -1
     BRIEFLY = 20000
@@ -17,7 +17,7 @@ cdef enum:
 
 
 cdef class Team:
-    """The leader begins alone, takes the helper in when that is there, and goes on alone when it was slow.
+    """The leader begins alone, takes the helper in when that is there, and after it was slow goes on alone.
 
     Only the leader decides. It says that a step is the last one shared before it is done with that step, so both always
     know which steps they share, and neither waits for one that will not come. A helper that comes too late, or whose
@@ -29,13 +29,21 @@ cdef class Team:
         self.leader.shared_from = NOT_YET
         self.leader.shared_until = steps
 
-    cdef bint complete(self) noexcept nogil:
-        """Whether the helper is there; asked by the leader."""
+    @property
+    def helper_is_here(self):
+        return bool(number_read(&self.helper.here))
+
+    @property
+    def shared(self):
+        """(first, end) of the steps that the leader has shared, or means to; (-1, end) while it is alone."""
+        return self.leader.shared_from, self.leader.shared_until
+
+    cdef bint could_begin(self) noexcept nogil:
         return number_read(&self.helper.here)
 
     cdef bint begin(self, Py_ssize_t step) noexcept nogil:
         """The leader lets a helper that is there share the steps from ``step`` on; whether there is one."""
-        if not self.complete() or step >= self.leader.shared_until:
+        if not self.could_begin() or step >= self.leader.shared_until:
             return False
         number_write(&self.leader.shared_from, step)
         return True

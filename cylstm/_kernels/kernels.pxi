@@ -19,6 +19,7 @@ cdef extern from "simd.h" nogil:
     const int LANES
     const int TILE_ROWS
     const int STRETCH_BYTES
+    const int VECTORS_OF_LINE
     const real LOG2_E, LN2_HIGH, LN2_LOW, EXP_LOWEST, ROUNDING_SHIFT
     const real TANH_SMALL, TANH_SATURATED
     const int EXP_TERMS, TANH_P_TERMS, TANH_Q_TERMS
@@ -370,7 +371,8 @@ cdef inline void tile_body(
                     next += 64
                 if rows > 2:
                     for v in range(vectors):
-                        v_prefetch_near(weights + (vectors + v) * LANES)
+                        if v % VECTORS_OF_LINE == 0:
+                            v_prefetch_near(weights + (vectors + v) * LANES)
                 for r in range(rows):
                     x_k[r] = v_set1(x[r][k])
                     for v in range(vectors):
@@ -498,9 +500,9 @@ cdef void sum_row(Py_ssize_t vectors, const tile_product *product) noexcept nogi
 
 
 cdef void multiply_adds(Py_ssize_t rounds, real *out) noexcept nogil:
-    """out (12 * LANES,) += rounds"""
+    """out (12 * LANES,) += rounds, where out is ones."""
     cdef vreal[12] sums
-    cdef vreal one = v_set1(<real>1)
+    cdef vreal one = v_load(out)  # as the compiler does not know
     cdef int j
     v_load_rows(sums, <const real *const *>&out, 0, 1, 12)
     while rounds > 0:

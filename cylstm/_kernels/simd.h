@@ -51,10 +51,10 @@ typedef const real *__restrict sole_input;
 #else
 #  error "setup.py defines one of CYLSTM_LEVEL_BASELINE, _AVX2, _AVX512, _NEON"
 #endif
-#if TILE_ROWS == 6
-#  define STRETCH_BYTES 65536
-#else
+#if TILE_ROWS == 3
 #  define STRETCH_BYTES 16384
+#else
+#  define STRETCH_BYTES 65536
 #endif
 
 /* Of the operations below, v_if_less(a, b, yes, no) is a < b ? yes : no, and v_at_least, v_at_most keep x from being
@@ -78,6 +78,7 @@ typedef const real *__restrict sole_input;
 #ifdef VECTOR_BYTES
 
 #define LANES ((int)(VECTOR_BYTES / sizeof(real)))
+#define VECTORS_OF_LINE (64 / VECTOR_BYTES)
 #define INLINE static inline __attribute__((always_inline))
 
 /* Aligned as one element: users' rows begin anywhere. An aligned address costs the same instruction. */
@@ -223,6 +224,7 @@ INLINE vreal v_accumulate(vreal sum, vreal a, vreal b) { return v_fma(a, b, sum)
 #else /* one lane */
 
 #define LANES 1
+#define VECTORS_OF_LINE (int)(64 / sizeof(real))
 #define INLINE static __inline
 
 typedef real vreal;
