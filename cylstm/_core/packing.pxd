@@ -23,9 +23,12 @@ cdef enum:
 
 cdef inline Py_ssize_t rows_now(const kernel_table *kernels, Py_ssize_t left) noexcept nogil:
     """Of ``left`` rows those to work on next: the tiles of all are shared out evenly to turns of ROWS_AT_ONCE."""
-    cdef Py_ssize_t tiles = (left + kernels.tile_rows - 1) // kernels.tile_rows
-    cdef Py_ssize_t tiles_of_turn = ROWS_AT_ONCE // kernels.tile_rows
-    cdef Py_ssize_t turns = (tiles + tiles_of_turn - 1) // tiles_of_turn
+    cdef Py_ssize_t tiles, tiles_of_turn, turns
+    if left <= ROWS_AT_ONCE:  # the divisions take a sixth of a small step
+        return left
+    tiles = (left + kernels.tile_rows - 1) // kernels.tile_rows
+    tiles_of_turn = ROWS_AT_ONCE // kernels.tile_rows
+    turns = (tiles + tiles_of_turn - 1) // tiles_of_turn
     return min(left, (tiles + turns - 1) // turns * kernels.tile_rows)
 
 
