@@ -17,7 +17,7 @@ from shapes import GROUPS
 from cylstm.bench import command, report
 from cylstm.bench.cases import parse
 
-_BYTES = {"float32": 4, "float64": 8}
+BYTES = {"float32": 4, "float64": 8}
 
 
 def _axes(title, xlabel, ylabel):
@@ -94,7 +94,7 @@ def roofline(record):
                 case = parse(entry["case"])
                 name = report.best_peer(entry) if who == "best peer" else report.fastest(entry, "ours")
                 if name:
-                    points.append((2 * case.batch / _BYTES[case.dtype], case.flops / _median(entry, name) * 1e-9))
+                    points.append((2 * case.batch / BYTES[case.dtype], case.flops / _median(entry, name) * 1e-9))
             if points:
                 axes.plot(*zip(*points, strict=True), marker, color=colour, label=f"{group}, {who}", alpha=0.7)
     axes.set_xscale("log", base=2)

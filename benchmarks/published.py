@@ -97,9 +97,8 @@ def bounds(record, name):
 
 def limits_of(case, limits):
     """Seconds that a case takes at least, by the peak of arithmetic and by reading its weights once a time step."""
-    itemsize = {"float32": 4, "float64": 8}[case.dtype]
     arithmetic = case.flops / limits["peak_gflops"][case.dtype] * 1e-9
-    weights = case.weights * itemsize
+    weights = case.weights * plots.BYTES[case.dtype]
     rates = {int(kib) * 1024: rate for kib, rate in limits["read_gb_per_s"].items()}
     rate = rates[min((size for size in rates if size >= weights), default=max(rates))]
     passes = 3 if case.kind == "train" else 1

@@ -1,5 +1,6 @@
 # One layer, one direction, all of time, forwards and backwards: the only time loop there is. Counts in bytes,
-# so it serves every dtype; holds no equation (those are the kernels' row functions) and knows no stack.
+# so it serves every dtype; holds no equation (those are the kernels' row functions). Of a stack it knows infer_all:
+# layers of one direction, one after the other, because a Python call for each costs a small one more than its work.
 """The time loop of one layer in one direction."""
 
 cimport numpy as cnp

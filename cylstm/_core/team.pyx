@@ -31,7 +31,7 @@ cdef class Team:
 
     @property
     def helper_is_here(self):
-        return bool(number_read(&self.helper.here))
+        return self.could_begin()
 
     @property
     def shared(self):
@@ -39,6 +39,7 @@ cdef class Team:
         return self.leader.shared_from, self.leader.shared_until
 
     cdef bint could_begin(self) noexcept nogil:
+        """Whether the helper is there."""
         return number_read(&self.helper.here)
 
     cdef bint begin(self, Py_ssize_t step) noexcept nogil:
