@@ -42,12 +42,12 @@ def _openblas_core():
 
 
 def _blas():
-    """A word on the BLAS of backward passes, which is loaded by the first of them."""
+    """A word on the BLAS of Dense.backward, which is loaded by the first of these calls."""
     if importlib.util.find_spec("scipy") is None:
-        return "none: SciPy is not installed (inference does not need it)"
+        return "none: SciPy is not installed (only Dense.backward needs it)"
     module = sys.modules.get("cylstm._core.blas")
     if module is None:
-        return "scipy.linalg.cython_blas, loaded by the first backward"
+        return "scipy.linalg.cython_blas, loaded by the first Dense.backward"
     return f"scipy.linalg.cython_blas, {module.integer_bits()}-bit integers"
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import initializers, stack, validation
+from . import initializers, validation
 from ._core.feedforward import ActivationRows, CopiedRows, DenseRows, LayerNormRows, MaskingRows, RowStep, add_rows
 from ._core.packing import PackedDense
 from .layers import Layer, _differing, _plain_name, _read_only
@@ -18,6 +18,15 @@ from .tape import Gradients, check_tape
 
 # The masks of Dropout among those of one (seed, call): see the kinds of noise in stack.py.
 _DROPOUT = 6 << 24
+
+_blas = None
+
+
+def _load_blas():
+    """SciPy's BLAS, once: an import statement, even of what is there, costs as much as a small product."""
+    global _blas
+    if _blas is None:
+        from ._core import blas as _blas
 
 
 class _Record(NamedTuple):
@@ -38,7 +47,6 @@ class Feedforward(Layer):
     ``_rows(snapshot)``.
     """
 
-    _needs_blas = False
 
     def _no_parameters(self, positional, keywords):
         """Of a layer without parameters, which takes float32 and float64: its dtype is None."""
@@ -115,10 +123,8 @@ class Feedforward(Layer):
         """
         check_tape(tape)
         with tape.use():
-            record = tape.look(self)
+            record = self._look(tape)
             dy = validation.gradient("dy", dy, record.dtype, record.shape)
-            if self._needs_blas:
-                stack.load_blas()
             tape.spend()
         return self._gradients(record, dy)
 
@@ -176,7 +182,6 @@ class Dense(Feedforward):
     out_features = _read_only("out_features", "features of y")
     bias = _read_only("bias", "whether there is a bias")
     activation = _read_only("activation", "the activation, or None")
-    _needs_blas = True
 
     def __init__(self, in_features, out_features, bias=True, activation=None, *, dtype="float32", rng=None):
         self._build(in_features, out_features, bias, activation, dtype=dtype, rng=rng)
@@ -235,9 +240,11 @@ class Dense(Feedforward):
             return sums, (x, None)
         return self._activate(sums), (x, sums)
 
-    def _gradients(self, record, dy):
-        from ._core import blas
+    def _look(self, tape):
+        _load_blas()  # where SciPy is missing the tape is not yet spent
+        return super()._look(tape)
 
+    def _gradients(self, record, dy):
         x, sums = record.kept
         dz = validation.contiguous("dy", dy, copy=True)
         if sums is not None:
@@ -246,12 +253,12 @@ class Dense(Feedforward):
         dz, inputs = dz.reshape(rows, self.out_features), x.reshape(rows, self.in_features)
         weight = record.snapshot.arrays["weight"]
         dx, dweight = np.empty(inputs.shape, self.dtype), np.empty(weight.shape, self.dtype)
-        blas.matmul(dz, weight, dx)
-        blas.matmul(dz, inputs, dweight, transpose_a=True)
+        _blas.matmul(dz, weight, dx)
+        _blas.matmul(dz, inputs, dweight, transpose_a=True)
         parameters = {"weight": dweight}
         if self.bias:
             dbias = np.empty((1, self.out_features), self.dtype)
-            blas.matmul(np.ones((1, rows), self.dtype), dz, dbias)
+            _blas.matmul(np.ones((1, rows), self.dtype), dz, dbias)
             parameters["bias"] = dbias[0]
         return Gradients(dx.reshape(x.shape), None, parameters)
 

@@ -732,7 +732,6 @@ class Recurrent(Layer):
             dstates_n = validation.states(
                 "dstate", dstate, self._states, self._dtype, outer, self._widths, record.batched
             )
-            stack.load_blas()
             tape.spend()
             dx, dstates_0, gradients = stack.backward(record, dy, dstates_n)
         parameters = {}

@@ -166,7 +166,6 @@ class Container(Layer):
                 dy = validation.gradient("dy", dy, record.dtype, record.shape)
             if dstate is not None:
                 self._check_state(name, dstate, record.shape[0])
-            stack.load_blas()
             tape.spend()
             dx, dstate, found = self._run_backward(record, dy, dstate)
         arrays = chain.from_iterable([gradients.parameters.values() for gradients in found])

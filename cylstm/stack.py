@@ -14,10 +14,9 @@ import numpy as np
 
 from . import parallel
 from ._core import sequence
+from ._core.gradients import WeightGradient
 from ._core.packing import aligned_empty
 from ._core.team import Team
-
-_blas = None
 
 # Multiply-adds above which a second thread pays: some ten times what waking it costs.
 PARALLEL_OPERATIONS = 10_000_000
@@ -77,8 +76,13 @@ class _Views:
 
 def _slices(batch, directions):
     """[(first_row, last_row)]: how the batch is shared out to threads."""
-    parts = max(1, min(parallel.get_num_threads() // directions, batch // SLICE_ROWS))
-    return [(batch * part // parts, batch * (part + 1) // parts) for part in range(parts)]
+    return _shares(batch, min(parallel.get_num_threads() // directions, batch // SLICE_ROWS))
+
+
+def _shares(count, parts):
+    """[(first, last)] of up to so many parts of the numbers below count, each with one at least."""
+    parts = max(1, min(parts, count))
+    return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
 
 def _run(function, steps, batch, directions, plain=False):
@@ -444,20 +448,10 @@ def _thinned(packed, factors):
     return packed.replaced(weight_hh=packed.arrays["weight_hh"] * factors)
 
 
-def load_blas():
-    """SciPy's BLAS, once: an import statement, even of what is there, costs as much as a small product.
-
-    Asked for before a tape is spent, so that where SciPy is missing the tape is whole after the ImportError.
-    """
-    global _blas
-    if _blas is None:
-        from ._core import blas as _blas
-
-
 def backward(record, dy, dstates_n):
     """(dx, dstates_0, [{name without suffix: gradient}] per layer and direction), all new arrays.
 
-    dy as y of :func:`forward`, or None. The tape's gates become dgates. After :func:`load_blas`.
+    dy as y of :func:`forward`, or None. The tape's gates become dgates.
     """
     steps, batch = record.shape
     weights, scheme, noise = record.weights, record.scheme, record.noise
@@ -537,16 +531,20 @@ def _parameter_gradients(packed, products, dextras):
     of_x, *others = starmap(_product, products)
     width = packed.input_size
     of_h, ones = (others[0], 0) if packed.apart else (of_x, width)
-    dbias_ih = packed.deinterleave(of_x, width, -1)
+    size = packed.gates, packed.hidden_size
+    dbias_ih = of_x.columns(*size, width, -1)
     gradients = {
-        "weight_ih": packed.deinterleave(of_x, 0, width),
-        "weight_hh": packed.deinterleave(of_h, ones + 1, ones + 1 + packed.state_size),
+        "weight_ih": of_x.columns(*size, 0, width),
+        "weight_hh": of_h.columns(*size, ones + 1, ones + 1 + packed.state_size),
         "bias_ih": dbias_ih,
-        "bias_hh": packed.deinterleave(of_h, ones, -1) if packed.apart else dbias_ih.copy(),
+        "bias_hh": of_h.columns(*size, ones, -1) if packed.apart else dbias_ih.copy(),
     }
     if packed.two_phases:
-        of_inner = others[-1][: packed.state_size]
-        packed.place_second(gradients, of_inner[:, 1:], of_inner[:, 0])
+        size = 1, packed.state_size
+        of_inner = others[-1]
+        packed.place_second(
+            gradients, of_inner.columns(*size, 1, 1 + packed.hidden_size), of_inner.columns(*size, 0, -1)
+        )
     if dextras is not None:
         gradients |= packed.extra_gradients(dextras)
         if "shift" in gradients:  # the bias after a normalisation
@@ -556,7 +554,14 @@ def _parameter_gradients(packed, products, dextras):
 
 
 def _product(dgates, rows):
-    """dgates^T rows: (T*B, n) and (T*B, m) to (n, m)."""
-    out = np.empty((dgates.shape[1], rows.shape[1]), dgates.dtype)
-    _blas.matmul(dgates, rows, out, transpose_a=True)
-    return out
+    """dgates^T rows, of (T*B, n) and (T*B, m)."""
+    product = WeightGradient(dgates, rows)
+    threads = parallel.get_num_threads() if product.operations > PARALLEL_OPERATIONS else 1
+    if threads == 1:
+        product.fill(0, product.parts, None)
+    else:
+        cancellation = sequence.Cancellation()
+        parallel.run(
+            [partial(product.fill, *part, cancellation) for part in _shares(product.parts, threads)], cancellation
+        )
+    return product

@@ -6,11 +6,12 @@ digits. Together they would both have to be wrong in the same way. Losses are te
 
 import numpy as np
 import pytest
+from cylstm._core.gradients import WeightGradient
 from numpy.testing import assert_array_equal
 
 import cylstm
 from cylstm import reference, stack
-from cylstm._core import noise
+from cylstm._core import dispatch, noise
 from cylstm.testing import TOLERANCES, assert_close, gradcheck
 
 # T, B, I, H of most tests: all different, so that no two of these axes can be confused
@@ -458,9 +459,68 @@ def test_the_number_of_threads_changes_no_gradient(ragged, bidirectional, dtype,
         results = run(lstm, *arrays, lengths=lengths)
     finally:
         cylstm.set_num_threads(before)
-    assert len(counts) == 4 + 2 * lstm._directions  # two layers: forwards, backwards, and dx of each direction
+    # Two layers: forwards, backwards, and of each direction dx and the gradients of the parameters.
+    assert len(counts) == 4 + 4 * lstm._directions
     assert min(counts) >= 2
     assert_all_close(results, expected)
+
+
+# The product of dgates and rows -----------------------------------------------------------------
+
+
+def weight_gradient(terms, width, depth, dtype, first=0):
+    """A WeightGradient of ``depth`` columns of wider rows, and its operands."""
+    rng = np.random.default_rng(terms)
+    dgates = rng.standard_normal((terms, width)).astype(dtype)
+    rows = rng.standard_normal((terms, first + depth + 2)).astype(dtype)[:, first : first + depth]
+    return WeightGradient(dgates, rows), dgates, rows
+
+
+@dtypes
+@pytest.mark.parametrize("terms", [0, 1, 15, 16, 17, 255, 256, 257, 700])
+@pytest.mark.parametrize(("width", "depth"), [(16, 1), (48, 2), (64, 9), (80, 49), (144, 97)])
+def test_the_product_of_gates_and_rows_is_that_of_numpy(width, depth, terms, dtype):
+    product, dgates, rows = weight_gradient(terms, width, depth, dtype, first=3)
+    product.fill(0, product.parts, None)
+    dgates, rows = dgates.astype(np.float64), rows.astype(np.float64)
+    found = product.columns(1, width, 0, depth)
+    assert found.shape == (width, depth) and found.dtype == dtype
+    assert (np.abs(found - dgates.T @ rows) <= 8 * np.finfo(dtype).eps * (np.abs(dgates).T @ np.abs(rows))).all()
+    assert_array_equal(product.columns(1, width, depth - 1, -1), found[:, depth - 1])
+    assert_array_equal(product.columns(1, width - 1, 0, 1), found[: width - 1, :1])
+
+
+@dtypes
+def test_rows_of_gates_come_out_in_the_order_of_pytorch(dtype):
+    lanes = dispatch.lanes(dtype)
+    gates, units = 3, 2 * lanes - 1
+    product, _, _ = weight_gradient(20, 2 * gates * lanes, 7, dtype)
+    product.fill(0, product.parts, None)
+    packed = product.columns(1, 2 * gates * lanes, 0, 7).reshape(2, gates, lanes, 7)
+    expected = packed.transpose(1, 0, 2, 3).reshape(gates, 2 * lanes, 7)[:, :units].reshape(gates * units, 7)
+    assert_array_equal(product.columns(gates, units, 0, 7), expected)
+
+
+@dtypes
+def test_the_parts_of_a_product_may_be_made_in_any_order_and_give_the_same_bits(dtype):
+    product, dgates, rows = weight_gradient(300, 272, 50, dtype)
+    product.fill(0, product.parts, None)
+    other = WeightGradient(dgates, rows)
+    assert other.parts == product.parts > 2
+    for part in reversed(range(other.parts)):
+        other.fill(part, part + 1, None)
+    assert_array_equal(other.columns(1, 272, 0, 50), product.columns(1, 272, 0, 50))
+
+
+def test_long_sums_lose_no_more_than_their_parts():
+    """100,000 equal terms: one after the other, each sum rounded in the same direction, they would lose 1e-4."""
+    dgates, rows = np.full((100_000, 16), 0.1, np.float32), np.ones((100_000, 1), np.float32)
+    product = WeightGradient(dgates, rows)
+    product.fill(0, product.parts, None)
+    exact = 100_000 * float(np.float32(0.1))
+    one_by_one = np.cumsum(dgates[:, 0])[-1]
+    error = abs(product.columns(1, 16, 0, -1)[0] / exact - 1)
+    assert error < 1e-5 < abs(one_by_one / exact - 1)
 
 
 # Sums and multiples -----------------------------------------------------------------------------

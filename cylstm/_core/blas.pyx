@@ -1,6 +1,6 @@
-# BLAS for products without a recurrence in them, from scipy.linalg.cython_blas: the one file that knows BLAS,
-# its column-major order and its integer type. Imported by the first backward pass, because it brings scipy.linalg
-# with it.
+# BLAS for Dense, from scipy.linalg.cython_blas: the one file that knows BLAS,
+# its column-major order and its integer type. Imported by the first backward pass of a Dense layer, because it brings
+# scipy.linalg with it.
 """Matrix products through SciPy's BLAS."""
 
 cimport numpy as cnp
@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t
 try:
     from scipy.linalg import cython_blas
 except ImportError as error:
-    raise ImportError("backward passes need SciPy's BLAS, and scipy.linalg.cython_blas does not import") from error
+    raise ImportError("Dense.backward needs SciPy's BLAS, and scipy.linalg.cython_blas does not import") from error
 
 cnp.import_array()
 

@@ -99,7 +99,8 @@ cdef extern from "table.h" nogil:
         void (*tile)(Py_ssize_t, Py_ssize_t, const tile_product *) noexcept nogil
         void (*multiply_adds)(Py_ssize_t, void *) noexcept nogil
         void (*sum_row)(Py_ssize_t, const tile_product *) noexcept nogil
-        void (*pack)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
+        void (*pack)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
+        void (*unpack)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
         forward_function *lstm_forward
         forward_function *gru_forward
         forward_function *rnn_tanh_forward

@@ -50,6 +50,17 @@ cdef void multiply(
 ) noexcept nogil
 
 
+cdef char *aligned(raw) noexcept
+
+cdef raw_bytes(Py_ssize_t count, bint zero)
+
+cdef matrix matrix_of(char *data, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t group) noexcept nogil
+
+cdef char *vector_at(
+    const kernel_table *kernels, const matrix *weights, Py_ssize_t vector, Py_ssize_t k, Py_ssize_t *step
+) noexcept nogil
+
+
 cdef class Weights:
     cdef const kernel_table *kernels
     cdef cell cell

@@ -248,21 +248,29 @@ cdef void multiply(
         vector += group
 
 
+cdef matrix matrix_of(char *data, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t group) noexcept nogil:
+    """A matrix over ``data``, of which nothing is fetched ahead and a group is a panel."""
+    cdef matrix weights
+    weights.data = data
+    weights.depth = depth
+    weights.vectors = vectors
+    weights.panel = weights.group = group
+    weights.last_group = (vectors - 1) // group * group
+    weights.near = True
+    weights.any_order = False
+    return weights
+
+
 cdef matrix new_matrix(
     const kernel_table *kernels, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel, Py_ssize_t layer_bytes,
     list memory,
 ):
-    cdef matrix weights
-    weights.depth = depth
-    weights.vectors = vectors
-    weights.panel = panel
-    weights.any_order = False
-    weights.near = layer_bytes <= NEAR_BYTES
-    weights.group = 2 * panel if layer_bytes <= PAIRED_BYTES else panel
-    weights.last_group = (vectors - 1) // weights.group * weights.group
+    cdef Py_ssize_t group = 2 * panel if layer_bytes <= PAIRED_BYTES else panel
     raw = raw_bytes(depth * vectors * kernels.lanes * kernels.itemsize, True)
-    weights.data = aligned(raw)
     memory.append(raw)
+    cdef matrix weights = matrix_of(aligned(raw), depth, vectors, group)
+    weights.panel = panel
+    weights.near = layer_bytes <= NEAR_BYTES
     return weights
 
 
@@ -289,7 +297,7 @@ cdef pack_rows(const kernel_table *kernels, const matrix *to, array, Py_ssize_t 
                 out = vector_at(kernels, to, block * gates + gate, 0, &step)
                 kernels.pack(
                     to.depth, min(kernels.lanes, units - block * kernels.lanes),
-                    data + (gate * units + block * kernels.lanes) * row_bytes, to.depth, 1, out, step,
+                    data + (gate * units + block * kernels.lanes) * row_bytes, to.depth, out, step,
                 )
 
 
@@ -420,10 +428,10 @@ cdef class Weights:
         if self.name == "gru_before":
             gradients["weight_hh"][2 * self.hidden_size:] = dweight
         elif "weight_hr" in self.arrays:
-            gradients["weight_hr"] = np.ascontiguousarray(dweight)
+            gradients["weight_hr"] = dweight
         else:
-            gradients["weight_ho"] = np.ascontiguousarray(dweight)
-            gradients["bias_ho"] = dbias.copy()
+            gradients["weight_ho"] = dweight
+            gradients["bias_ho"] = dbias
 
     def extra_gradients(self, dextras):
         """{name: gradient} of the parameters of one value per unit, from sums (B, extra_rows, blocks * lanes).
@@ -479,31 +487,6 @@ cdef class Weights:
                                 vector_bytes,
                             )
         return to
-
-    def deinterleave(self, array, Py_ssize_t first, Py_ssize_t last):
-        """The columns first .. last - 1, with the rows (blocks, G, lanes) in PyTorch's order: a new (G*H, n) array.
-
-        With a ``last`` of -1 the column ``first`` alone: (G*H,).
-        """
-        cdef cnp.npy_intp[2] shape
-        shape[0] = self.gates * self.hidden_size
-        shape[1] = last - first if last >= 0 else 1
-        out = cnp.PyArray_EMPTY(2 if last >= 0 else 1, shape, cnp.PyArray_TYPE(array), 0)
-        cdef char *plain = <char *>cnp.PyArray_DATA(out)
-        cdef const char *mixed = <const char *>cnp.PyArray_DATA(array) + first * self.kernels.itemsize
-        cdef Py_ssize_t row_bytes = shape[1] * self.kernels.itemsize
-        cdef Py_ssize_t mixed_bytes = cnp.PyArray_STRIDE(array, 0)
-        cdef Py_ssize_t block, gate, lane
-        with nogil:
-            for gate in range(self.gates):
-                for block in range(self.blocks):
-                    for lane in range(min(self.lanes, self.hidden_size - block * self.lanes)):
-                        memcpy(
-                            plain + (gate * self.hidden_size + block * self.lanes + lane) * row_bytes,
-                            mixed + ((block * self.gates + gate) * self.lanes + lane) * mixed_bytes,
-                            row_bytes,
-                        )
-        return out
 
 
 cdef class PackedDense:

@@ -34,6 +34,7 @@ cdef extern from "simd.h" nogil:
     vreal v_load_some(const real *start, Py_ssize_t count)
     void v_store(real *to, vreal x)
     void v_store_some(real *to, vreal x, Py_ssize_t count)
+    void v_transpose(vreal *square)
     void v_load_rows(vreal *to, const real *const *rows, Py_ssize_t offset, int count, int vectors)
     void v_store_rows(real *const *rows, Py_ssize_t offset, const vreal *values, int count, int vectors)
     vreal v_fma(vreal a, vreal b, vreal c)
@@ -142,7 +143,8 @@ cdef extern from "table.h" nogil:
         void (*tile)(Py_ssize_t, Py_ssize_t, const tile_product *) noexcept nogil
         void (*multiply_adds)(Py_ssize_t, real *) noexcept nogil
         void (*sum_row)(Py_ssize_t, const tile_product *) noexcept nogil
-        void (*pack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
+        void (*pack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
+        void (*unpack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
         forward_function *lstm_forward
         forward_function *gru_forward
         forward_function *rnn_tanh_forward
@@ -512,23 +514,61 @@ cdef void multiply_adds(Py_ssize_t rounds, real *out) noexcept nogil:
     v_store_rows(&out, 0, sums, 1, 12)
 
 
+cdef inline void turn_square(
+    const real *source,      # (rows, source_step)  IN   the first ``columns`` of each
+    Py_ssize_t source_step,
+    Py_ssize_t rows,         # both at most LANES
+    Py_ssize_t columns,
+    real *out,               # (columns, out_step)  OUT  the first ``width`` of each: the rows, and zeros
+    Py_ssize_t out_step,
+    Py_ssize_t width,
+) noexcept nogil:
+    cdef vreal[16] square
+    cdef int j
+    if rows == LANES and columns == LANES:
+        for j in range(LANES):
+            square[j] = v_load(source + j * source_step)
+        v_transpose(square)
+        for j in range(LANES):
+            v_store(out + j * out_step, square[j])
+        return
+    for j in range(LANES):
+        square[j] = v_load_some(source + j * source_step, columns) if j < rows else v_set1(0)
+    v_transpose(square)
+    for j in range(columns):
+        v_store_some(out + j * out_step, square[j], width)
+
+
 cdef void pack(
     Py_ssize_t depth,
     Py_ssize_t units,        # valid lanes
     const real *source,
     Py_ssize_t lane_step,
-    Py_ssize_t k_step,
     real *out,               # (depth, out_step)  OUT  the first LANES of each k
     Py_ssize_t out_step,
 ) noexcept nogil:
-    cdef Py_ssize_t k, lane
-    for k in range(depth):
-        for lane in range(units):
-            out[lane] = source[lane * lane_step]
-        for lane in range(units, LANES):
-            out[lane] = <real>0
-        source += k_step
-        out += out_step
+    cdef Py_ssize_t k = 0
+    cdef Py_ssize_t count
+    while k < depth:
+        count = min(<Py_ssize_t>LANES, depth - k)
+        turn_square(source + k, lane_step, units, count, out + k * out_step, out_step, LANES)
+        k += LANES
+
+
+cdef void unpack(
+    Py_ssize_t depth,
+    Py_ssize_t units,
+    const real *source,      # (depth, source_step)  IN   the first ``units`` of each k
+    Py_ssize_t source_step,
+    real *out,
+    Py_ssize_t lane_step,
+) noexcept nogil:
+    cdef Py_ssize_t k = 0
+    cdef Py_ssize_t count
+    while k < depth:
+        count = min(<Py_ssize_t>LANES, depth - k)
+        turn_square(source + k * source_step, source_step, count, units, out + k, lane_step, count)
+        k += LANES
 
 
 # ----------------------------------------------------------------------------------------------------- rows
@@ -882,6 +922,7 @@ functions.tile = &tile
 functions.multiply_adds = &multiply_adds
 functions.sum_row = &sum_row
 functions.pack = &pack
+functions.unpack = &unpack
 functions.lstm_forward = &lstm_forward
 functions.gru_forward = &gru_forward
 functions.rnn_tanh_forward = &rnn_tanh_forward

@@ -221,6 +221,58 @@ INLINE vreal v_accumulate(vreal sum, vreal a, vreal b)
 INLINE vreal v_accumulate(vreal sum, vreal a, vreal b) { return v_fma(a, b, sum); }
 #endif
 
+/* The square whose row j is v[j], turned over its diagonal. Of each pair of rows ``s`` apart, for s = 1, 2, 4, ..., the
+ * blocks of s lanes that lie across change places. */
+#define LOWER(lane, s) ((lane) & (s) ? LANES + (lane) - (s) : (lane))
+#define UPPER(lane, s) ((lane) & (s) ? LANES + (lane) : (lane) + (s))
+#define TWO_LANES(f, s) f(0, s), f(1, s)
+#define FOUR_LANES(f, s) TWO_LANES(f, s), f(2, s), f(3, s)
+#define EIGHT_LANES(f, s) FOUR_LANES(f, s), f(4, s), f(5, s), f(6, s), f(7, s)
+#define SIXTEEN_LANES(f, s) EIGHT_LANES(f, s), f(8, s), f(9, s), f(10, s), f(11, s), f(12, s), f(13, s), f(14, s), f(15, s)
+#ifdef CYLSTM_FLOAT64
+#  define LANES_OF(f, s) LANES_OF_DOUBLE(f, s)
+#else
+#  define LANES_OF(f, s) LANES_OF_FLOAT(f, s)
+#endif
+#if VECTOR_BYTES == 64
+#  define LANES_OF_FLOAT SIXTEEN_LANES
+#  define LANES_OF_DOUBLE EIGHT_LANES
+#elif VECTOR_BYTES == 32
+#  define LANES_OF_FLOAT EIGHT_LANES
+#  define LANES_OF_DOUBLE FOUR_LANES
+#else
+#  define LANES_OF_FLOAT FOUR_LANES
+#  define LANES_OF_DOUBLE TWO_LANES
+#endif
+#ifdef __clang__
+#  define SHUFFLED(a, b, lane_of, s) __builtin_shufflevector(a, b, LANES_OF(lane_of, s))
+#else
+#  define SHUFFLED(a, b, lane_of, s) __builtin_shuffle(a, b, (vbits){LANES_OF(lane_of, s)})
+#endif
+#define EXCHANGE(s) \
+    _Pragma("GCC unroll 16") \
+    for (j = 0; j < LANES; j++) { \
+        if ((j & (s)) == 0) { \
+            vreal lower = SHUFFLED(v[j], v[j + (s)], LOWER, s); \
+            v[j + (s)] = SHUFFLED(v[j], v[j + (s)], UPPER, s); \
+            v[j] = lower; \
+        } \
+    }
+INLINE void v_transpose(vreal *v)
+{
+    int j;
+    EXCHANGE(1)
+#if VECTOR_BYTES >= 32 || !defined(CYLSTM_FLOAT64)
+    EXCHANGE(2)
+#endif
+#if VECTOR_BYTES == 64 || (VECTOR_BYTES == 32 && !defined(CYLSTM_FLOAT64))
+    EXCHANGE(4)
+#endif
+#if VECTOR_BYTES == 64 && !defined(CYLSTM_FLOAT64)
+    EXCHANGE(8)
+#endif
+}
+
 #else /* one lane */
 
 #define LANES 1
@@ -254,6 +306,7 @@ INLINE void v_store(real *to, vreal x) { *to = x; }
 INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; }
 INLINE vreal v_accumulate(vreal sum, vreal a, vreal b) { return v_fma(a, b, sum); }
 INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no) { return a < b ? yes : no; }
+INLINE void v_transpose(vreal *v) { (void)v; }
 
 #endif /* VECTOR_BYTES */
 

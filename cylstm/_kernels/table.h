@@ -137,10 +137,13 @@ typedef struct {
     /* tile for one row, vectors <= 4, the first operand alone and a depth that 8 divides, in whatever order is
      * fastest: for backward alone. */
     void (*sum_row)(Py_ssize_t vectors, const tile_product *product);
-    /* One vector of weights for every k: out[k * out_step + lane] = from[lane * lane_step + k * k_step] for
-     * lane < units, and 0 up to LANES. */
-    void (*pack)(Py_ssize_t depth, Py_ssize_t units, const real *from, Py_ssize_t lane_step, Py_ssize_t k_step,
-                 real *out, Py_ssize_t out_step);
+    /* One vector of weights for every k: out[k * out_step + lane] = from[lane * lane_step + k] for lane < units, and 0 up
+     * to LANES. */
+    void (*pack)(Py_ssize_t depth, Py_ssize_t units, const real *from, Py_ssize_t lane_step, real *out,
+                 Py_ssize_t out_step);
+    /* And back: out[lane * lane_step + k] = from[k * from_step + lane] for lane < units. */
+    void (*unpack)(Py_ssize_t depth, Py_ssize_t units, const real *from, Py_ssize_t from_step, real *out,
+                   Py_ssize_t lane_step);
     forward_function *lstm_forward, *gru_forward, *rnn_tanh_forward, *rnn_relu_forward;
     backward_function *lstm_backward, *gru_backward, *rnn_tanh_backward, *rnn_relu_backward;
     /* With options; and of cells in two phases, a second product between two row functions. The first writes its h
