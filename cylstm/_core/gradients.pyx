@@ -24,11 +24,12 @@ cnp.import_array()
 
 cdef enum:
     PANEL = 4                  # vectors of a tile of many rows
-    # Terms that are summed before their sum is added to that of those before: the rounding errors of long sums stay
-    # small, and the panel of dgates that all columns of rows are multiplied with stays in L2, as do these.
+    # Terms that are summed before their sum is added to that of those before, so that the rounding errors of long sums
+    # stay small: as many as have their columns of rows in L2, beside a panel of dgates; where not even these fit, more,
+    # because the sums are in L3 or memory then.
     TERMS_AT_ONCE = 256
-    FEWEST_TERMS = 64
-    COLUMN_BYTES = 1048576
+    TERMS_FROM_AFAR = 512
+    COLUMN_BYTES = 524288
 
 
 cdef class WeightGradient:
@@ -63,10 +64,11 @@ cdef class WeightGradient:
         cdef const kernel_table *kernels = self.kernels
         cdef Py_ssize_t terms = cnp.PyArray_DIM(self.rows, 0)
         cdef Py_ssize_t n = self.sums.depth
-        cdef Py_ssize_t at_once = max(FEWEST_TERMS, min(TERMS_AT_ONCE, COLUMN_BYTES // (n * kernels.itemsize)))
+        cdef bint near = TERMS_AT_ONCE * n * kernels.itemsize <= COLUMN_BYTES
+        cdef Py_ssize_t at_once = min(terms, <Py_ssize_t>TERMS_AT_ONCE if near else <Py_ssize_t>TERMS_FROM_AFAR)
         cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
         cdef Py_ssize_t row_bytes = cnp.PyArray_STRIDE(self.rows, 0)
-        cdef Py_ssize_t column_bytes = (min(at_once, terms) // kernels.lanes + 2) * vector_bytes
+        cdef Py_ssize_t column_bytes = (at_once // kernels.lanes + 2) * vector_bytes
         cdef const char *rows = <const char *>cnp.PyArray_DATA(self.rows)
         cdef const char *dgates = <const char *>cnp.PyArray_DATA(self.dgates)
         cdef Py_ssize_t done = 0
