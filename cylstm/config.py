@@ -58,7 +58,7 @@ def show_config():
     -------
     Config
         A dict that prints as a table. ``openblas_core`` is the kernel type that OpenBLAS (NumPy's, or SciPy's once
-        a backward pass has loaded it) reports, or None where it can not be told.
+        ``Dense.backward`` has loaded it) reports, or None where it can not be told.
 
     Examples
     --------

@@ -202,7 +202,7 @@ class EncoderDecoder(Model):
         ValueError, TypeError
             If dy has the wrong shape or dtype. The tape is not spent then.
         ImportError
-            If SciPy is not installed.
+            If a layer is a Dense and SciPy is not installed.
 
         Examples
         --------

@@ -119,7 +119,7 @@ class Feedforward(Layer):
         ValueError, TypeError
             If dy has the wrong shape or dtype.
         ImportError
-            If the layer needs SciPy and it is not installed.
+            Of Dense: if SciPy is not installed.
         """
         check_tape(tape)
         with tape.use():
@@ -241,8 +241,9 @@ class Dense(Feedforward):
         return self._activate(sums), (x, sums)
 
     def _look(self, tape):
-        _load_blas()  # where SciPy is missing the tape is not yet spent
-        return super()._look(tape)
+        record = super()._look(tape)
+        _load_blas()
+        return record
 
     def _gradients(self, record, dy):
         x, sums = record.kept

@@ -254,7 +254,10 @@ class Layer:
         """The next of ``states``, an iterator of what ``_check_state`` gives, as the state of this layer, or None."""
 
     def _look(self, tape):
-        """What this layer's forward left on the tape; of a container all of its layers are asked."""
+        """What this layer's forward left on the tape; of a container all of its layers are asked.
+
+        Whatever may keep a backward from being done is an error here, before a tape is spent.
+        """
         return tape.look(self)
 
     def _output_shape(self, shape):
@@ -706,8 +709,6 @@ class Recurrent(Layer):
             If the tape is empty, spent or another layer's, or the parameters were changed since.
         ValueError, TypeError
             If a gradient has the wrong shape or dtype, or both are None. The tape is not spent then.
-        ImportError
-            If SciPy is not installed.
 
         Examples
         --------

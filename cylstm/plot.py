@@ -157,8 +157,6 @@ def gradient_norms(recurrent, x, dy=None, state=None):
     TypeError, ValueError
         If ``recurrent`` is no recurrent layer or a bidirectional one, x is no sequence of it with at least one step, or
         dy is not shaped like y.
-    ImportError
-        If SciPy, which backward needs, is not installed.
 
     Notes
     -----
@@ -402,7 +400,7 @@ def gradient_flow(recurrent, x, dy=None, state=None, *, ax=None):
     TypeError, ValueError
         As :func:`gradient_norms`.
     ImportError
-        If matplotlib is not installed, or SciPy.
+        If matplotlib is not installed.
 
     Examples
     --------

@@ -465,7 +465,7 @@ class Sequential(Model):
         ValueError, TypeError
             If a gradient has the wrong shape or dtype, or both are None. The tape is not spent then.
         ImportError
-            If SciPy is not installed.
+            If a layer is a Dense and SciPy is not installed.
 
         Examples
         --------

@@ -554,7 +554,7 @@ def _parameter_gradients(packed, products, dextras):
 
 
 def _product(dgates, rows):
-    """dgates^T rows, of (T*B, n) and (T*B, m)."""
+    """A WeightGradient of dgates (T*B, m) and rows (T*B, n), made."""
     product = WeightGradient(dgates, rows)
     threads = parallel.get_num_threads() if product.operations > PARALLEL_OPERATIONS else 1
     if threads == 1:

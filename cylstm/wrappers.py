@@ -82,8 +82,6 @@ class Wrapper(Container):
             If the tape is empty, spent or another layer's, or parameters were changed since.
         ValueError, TypeError
             If a gradient has the wrong shape or dtype, or both are None. The tape is not spent then.
-        ImportError
-            If SciPy is not installed.
         """
         return self._backward(tape, dy, dstate, "dstate")
 

@@ -4,8 +4,7 @@ Every part calls the library with shapes drawn anew and compares the memory afte
 half of them: what the process holds (resident size, Linux) and, in a fifth as many calls again because it
 slows all of them down, what Python and NumPy hold (tracemalloc). Ends with an error if either has grown.
 
-tests/test_promises.py runs each part for some thousands of calls. OPENBLAS_NUM_THREADS=1 makes `training`
-faster: its products are small, and BLAS's threads wait for each other.
+tests/test_promises.py runs each part for some thousands of calls.
 """
 
 import gc

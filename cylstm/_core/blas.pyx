@@ -1,6 +1,5 @@
-# BLAS for Dense, from scipy.linalg.cython_blas: the one file that knows BLAS,
-# its column-major order and its integer type. Imported by the first backward pass of a Dense layer, because it brings
-# scipy.linalg with it.
+# BLAS for Dense, from scipy.linalg.cython_blas: the one file that knows BLAS, its column-major order and its integer
+# type. Imported by the first backward pass of a Dense layer, because it brings scipy.linalg with it.
 """Matrix products through SciPy's BLAS."""
 
 cimport numpy as cnp

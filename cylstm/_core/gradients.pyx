@@ -1,5 +1,5 @@
-# The gradients of weights, dgates^T rows: products with as many terms as there are steps, and no recurrence. Knows
-# rows, not time.
+# The gradients of weights, dgates^T rows: products with as many terms as there are rows in all steps, and no
+# recurrence. Knows rows, not time.
 """Gradients of packed weights."""
 
 cimport numpy as cnp
@@ -25,18 +25,20 @@ cnp.import_array()
 cdef enum:
     PANEL = 4                  # vectors of a tile of many rows
     # Terms that are summed before their sum is added to that of those before, so that the rounding errors of long sums
-    # stay small: as many as have their columns of rows in L2, beside a panel of dgates; where not even these fit, more,
-    # because the sums are in L3 or memory then.
+    # stay small: so few that their columns of rows stay in L2, beside a panel of dgates. Of rows too wide for that
+    # more: the sums are in L3 or memory then, and are fetched less often (1.03 to 1.1 times the speed at H = 1024).
     TERMS_AT_ONCE = 256
-    TERMS_FROM_AFAR = 512
-    COLUMN_BYTES = 524288
+    TERMS_OF_WIDE_ROWS = 512
+    COLUMNS_BYTES = 524288     # half of an L2 of 1 MiB
 
 
 cdef class WeightGradient:
     """dgates^T rows, packed as the weights are whose inputs ``rows`` has: a matrix as deep as rows is wide.
 
-    ``dgates`` (K, m), C-contiguous, m a multiple of the lanes; ``rows`` (K, n), with any stride from one to the next.
-    It has ``parts``, which :meth:`fill` makes, several threads at once if that pays; the numbers are the same.
+    ``dgates`` (K, m), C-contiguous, m a multiple of the lanes; ``rows`` (K, n), of the same dtype, each contiguous,
+    with any stride from one to the next. It has ``parts``, which :meth:`fill` makes, in several threads at once if that
+    pays; the numbers are the same. Each call of that puts all columns of rows side by side for itself: n K numbers
+    moved, beside its share of n K m multiply-adds.
     """
     cdef const kernel_table *kernels
     cdef matrix sums
@@ -64,10 +66,11 @@ cdef class WeightGradient:
         cdef const kernel_table *kernels = self.kernels
         cdef Py_ssize_t terms = cnp.PyArray_DIM(self.rows, 0)
         cdef Py_ssize_t n = self.sums.depth
-        cdef bint near = TERMS_AT_ONCE * n * kernels.itemsize <= COLUMN_BYTES
-        cdef Py_ssize_t at_once = min(terms, <Py_ssize_t>TERMS_AT_ONCE if near else <Py_ssize_t>TERMS_FROM_AFAR)
+        cdef bint wide = TERMS_AT_ONCE * n * kernels.itemsize > COLUMNS_BYTES
+        cdef Py_ssize_t at_once = min(terms, <Py_ssize_t>TERMS_OF_WIDE_ROWS if wide else <Py_ssize_t>TERMS_AT_ONCE)
         cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
         cdef Py_ssize_t row_bytes = cnp.PyArray_STRIDE(self.rows, 0)
+        # One vector more for the rest, and one lest columns be 1 KiB apart, in few sets of a cache.
         cdef Py_ssize_t column_bytes = (at_once // kernels.lanes + 2) * vector_bytes
         cdef const char *rows = <const char *>cnp.PyArray_DATA(self.rows)
         cdef const char *dgates = <const char *>cnp.PyArray_DATA(self.dgates)
@@ -80,7 +83,7 @@ cdef class WeightGradient:
         cdef char *scratch = aligned(scratch_memory)
         while done < terms:
             count = min(at_once, terms - done)
-            state = release(n * count)
+            state = release(n * count * kernels.lanes)  # a number moved takes as long as a vector of multiply-adds
             turn(kernels, rows + done * row_bytes, row_bytes, count, n, columns, column_bytes)
             take_back(state)
             for part in range(first, last):
@@ -95,9 +98,9 @@ cdef class WeightGradient:
             done += count
 
     def columns(self, Py_ssize_t gates, Py_ssize_t units, Py_ssize_t first, Py_ssize_t last):
-        """Of the columns first .. last - 1 of rows, and in PyTorch's order: a new array (gates * units, n).
+        """The gradient of the weights of inputs first .. last - 1, in PyTorch's order: a new array (gates * units, n).
 
-        With a ``last`` of -1 the column ``first`` alone: (gates * units,).
+        With a ``last`` of -1 of the input ``first`` alone: (gates * units,).
         """
         cdef const kernel_table *kernels = self.kernels
         cdef cnp.npy_intp[2] shape
@@ -127,6 +130,7 @@ cdef void turn(
     char *columns,             # (n, count)   OUT  padded to vectors
     Py_ssize_t column_bytes,
 ) noexcept nogil:
+    """columns[n][k] = rows[k][n]"""
     cdef Py_ssize_t k = 0
     while k < count:
         kernels.pack(
@@ -144,7 +148,7 @@ cdef void add_part(
     Py_ssize_t count,
     const char *columns,       # (n, count) and padding    IN
     Py_ssize_t column_bytes,
-    bint anew,                 # these are the first terms
+    bint first_terms,          # sums are what these give alone
     char *scratch,             # (count + ROWS_AT_ONCE + 1, PANEL, lanes)
 ) noexcept nogil:
     """sums[n] += columns[n] dgates for the vectors of one panel."""
@@ -153,14 +157,14 @@ cdef void add_part(
     cdef void *out[ROWS_AT_ONCE]
     cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
     cdef Py_ssize_t width = min(<Py_ssize_t>PANEL, sums.vectors - vector)
-    cdef Py_ssize_t line, row, some, r, step
+    cdef Py_ssize_t k, row, some, r, step
     cdef const char *from_ = dgates + vector * vector_bytes
     cdef char *zeros = scratch
     cdef char *fresh = zeros + PANEL * vector_bytes
     cdef char *to
     cdef matrix panel = matrix_of(fresh + ROWS_AT_ONCE * PANEL * vector_bytes, count, width, width)
-    for line in range(count):
-        memcpy(panel.data + line * width * vector_bytes, from_, width * vector_bytes)
+    for k in range(count):
+        memcpy(panel.data + k * width * vector_bytes, from_, width * vector_bytes)
         from_ += sums.vectors * vector_bytes
     memset(zeros, 0, width * vector_bytes)
     row = 0
@@ -170,8 +174,8 @@ cdef void add_part(
         for r in range(some):
             x[r] = columns + (row + r) * column_bytes
             start[r] = zeros
-            out[r] = (to if anew else fresh) + r * width * vector_bytes
+            out[r] = (to if first_terms else fresh) + r * width * vector_bytes
         product_of_group(kernels, &panel, x, NULL, NULL, 0, some, start, 0, out, 0, NULL)
-        if not anew:
+        if not first_terms:
             kernels.add(some * width * kernels.lanes, fresh, to)
         row += some

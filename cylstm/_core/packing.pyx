@@ -1,5 +1,5 @@
-# Packing: from PyTorch's (G*H, K) weights to [group][k][vector][lane], once per change of the parameters, and
-# back again for gradients; and the product of many rows with a packed matrix. Knows no time and no state.
+# Packing: from PyTorch's (G*H, K) weights to [group][k][vector][lane], once per change of the parameters; and the
+# product of many rows with a packed matrix. Knows no time and no state.
 """Packed weights. An object here is immutable once made; new parameters make a new one."""
 
 import numpy as np

@@ -523,6 +523,7 @@ cdef inline void turn_square(
     Py_ssize_t out_step,
     Py_ssize_t width,
 ) noexcept nogil:
+    """out[column][row] = source[row][column]"""
     cdef vreal[16] square
     cdef int j
     if rows == LANES and columns == LANES:
@@ -533,7 +534,7 @@ cdef inline void turn_square(
             v_store(out + j * out_step, square[j])
         return
     for j in range(LANES):
-        square[j] = v_load_some(source + j * source_step, columns) if j < rows else v_set1(0)
+        square[j] = v_load_some(source + j * source_step, columns) if j < rows else v_set1(<real>0)
     v_transpose(square)
     for j in range(columns):
         v_store_some(out + j * out_step, square[j], width)
@@ -542,7 +543,7 @@ cdef inline void turn_square(
 cdef void pack(
     Py_ssize_t depth,
     Py_ssize_t units,        # valid lanes
-    const real *source,
+    const real *source,      # (units, lane_step)   IN   the first ``depth`` of each
     Py_ssize_t lane_step,
     real *out,               # (depth, out_step)  OUT  the first LANES of each k
     Py_ssize_t out_step,
@@ -560,7 +561,7 @@ cdef void unpack(
     Py_ssize_t units,
     const real *source,      # (depth, source_step)  IN   the first ``units`` of each k
     Py_ssize_t source_step,
-    real *out,
+    real *out,               # (units, lane_step)     OUT  the first ``depth`` of each
     Py_ssize_t lane_step,
 ) noexcept nogil:
     cdef Py_ssize_t k = 0

@@ -30,8 +30,8 @@ typedef const real *__restrict sole_input;
  * AVX-512 and NEON with six rows; four per row, one weight and each row's x the 16 of AVX2 with three. The baseline
  * has no fused multiply-add, and needs registers for its products.
  * STRETCH_BYTES: of weights, used by all rows before the next. What they need of them each cycle comes from L2 in time
- * with 6 x 4 vectors of 64 bytes, and the fewer stretches, the less often sums are stored and loaded (128 KiB instead of
- * 64: 1.00 to 1.03 times the speed); not with 3 x 4 of 32 (0.83 of the speed): there it stays in L1. */
+ * with 6 x 4 vectors of 64 bytes, not with 3 x 4 of 32 (0.83 of the speed): there it stays in L1. With those of 64, the
+ * fewer stretches, the less often sums are stored and loaded: 128 KiB instead of 64, 1.00 to 1.03 times the speed. */
 #if defined(CYLSTM_LEVEL_AVX512)
 #  include <immintrin.h>
 #  define VECTOR_BYTES 64
