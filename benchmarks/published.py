@@ -1,6 +1,6 @@
 """What README and docs/performance.md show of a run: a results file, tables and plots made from it.
 
-``run.py --publish``, or from a file
+``run.py --publish``, or from one file or several
 
     python benchmarks/published.py results/FILE.json
 """
@@ -43,11 +43,30 @@ def file_name(record):
     return f"{cpu}-{record['date'][:10]}"
 
 
-def figures(record, name):
-    """The lines between README's marks."""
+def together(records):
+    """One record with the runs of all; what else one of them has, from the first that has it.
+
+    Raises
+    ------
+    ValueError
+        If they are of two machines or commits.
+    """
+    whole = {}
+    for record in reversed(records):
+        whole |= record
+    for key in ("cpu", "commit"):
+        found = sorted({str(record[key]) for record in records})
+        if len(found) > 1:
+            raise ValueError(f"not published: the files are of more than one {key}: {', '.join(found)}")
+    whole["runs"] = [run for record in records for run in record["runs"]]
+    return whole
+
+
+def table(runs):
+    """Of the cases of SHOWN our time and the best peer's."""
     shown = [case for group in SHOWN for case in GROUPS[group]]
     rows = []
-    for run in record["runs"]:
+    for run in runs:
         for entry in run["cases"]:
             best = report.best_peer(entry)
             if entry["case"] in shown and "ours" in report.times_of(entry):
@@ -55,6 +74,11 @@ def figures(record, name):
                 theirs = f"{times[best]} ({best})" if best else "-"
                 ratio = report.ratio_text(report.paired_ratio(entry, best))
                 rows.append([entry["case"], run["threads"], times["ours"], theirs, ratio])
+    return report.table(["case", "threads", "cylstm", "best peer", "best peer / cylstm"], rows)
+
+
+def figures(record, name):
+    """The lines between README's marks: of the runs that are held to no other instruction set than the first."""
     run = record["runs"][0]
     packages = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
     absent = f" Not measured: {', '.join([*run['absent'], *run['failed']])}." if run["absent"] or run["failed"] else ""
@@ -65,7 +89,7 @@ def figures(record, name):
         f" is paired by round, its quartiles in brackets. [All numbers]({folder}/{name}.json), made by"
         " `python benchmarks/run.py --publish`; [how to read them](benchmarks/README.md).",
         "",
-        report.table(["case", "threads", "cylstm", "best peer", "best peer / cylstm"], rows),
+        table([other for other in record["runs"] if other["held"] == run["held"]]),
         f"![One step by hidden size, cylstm and its peers]({folder}/{name}.svg)",
     ])  # fmt: skip
 
@@ -92,7 +116,15 @@ def bounds(record, name):
         report.table(["case", "cylstm", "arithmetic alone", "reading weights alone", "of the time"], rows),
         f"![Throughput under the limits]({folder}/{name}-roofline.svg)",
         f"![The best peer's time over ours]({folder}/{name}-ratios.svg)",
+        *map(held, [other for other in record["runs"] if other["held"] != run["held"]]),
     ])  # fmt: skip
+
+
+def held(run):
+    """The lines on a run that is held to another instruction set than the first."""
+    variables = ", ".join(f"`{name}={value}`" for name, value in run["held"].items()) or "no variables"
+    level = run["builds"]["ours"]["level"]
+    return f"\nLevel {level}, {variables}, medians of {run['rounds']} rounds:\n\n{table([run])}"
 
 
 def limits_of(case, limits):
@@ -135,6 +167,6 @@ def publish(record, root=ROOT):
 
 if __name__ == "__main__":
     try:
-        publish(command.read(sys.argv[1]))
+        publish(together([command.read(file) for file in sys.argv[1:]]))
     except (ValueError, OSError) as error:
         sys.exit(f"published.py: {error}")

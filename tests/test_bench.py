@@ -51,9 +51,9 @@ def entry(case="step-3-4", **seconds):
     return {"case": case, "kind": parse(case).kind, "flops": parse(case).flops, "results": results}
 
 
-def record(*entries, threads=1, commit="abc1234"):
-    run = {"threads": threads, "cores": [0], "unset": {}, "rounds": 3, "versions": {"numpy": "2"}, "absent": {}}
-    run |= {"failed": {}, "builds": {"ours": {"level": "avx2"}}, "cases": list(entries)}
+def record(*entries, threads=1, commit="abc1234", held=None):
+    run = {"threads": threads, "cores": [0], "unset": {}, "held": held or {}, "rounds": 3, "versions": {"numpy": "2"}}
+    run |= {"absent": {}, "failed": {}, "builds": {"ours": {"level": "avx2"}}, "cases": list(entries)}
     rates = {"float32": 100.0, "float64": 50.0}
     limits = {"peak_gflops": rates, "gemm_gflops": rates, "read_gb_per_s": {"32": 200.0, "8192": 20.0}}
     about = {"date": "2026-01-02T03:04:05+00:00", "cpu": "A CPU(R) @ 2 GHz", "caches_kib": {}, "system": "s"}
@@ -415,6 +415,21 @@ def test_what_is_published_comes_from_the_results_file(full, tmp_path):
     assert command.read(tmp_path / "benchmarks/results/a-2026-01-02.json") == results
     for picture in ("", "-roofline", "-ratios"):
         assert (tmp_path / f"benchmarks/results/a-2026-01-02{picture}.svg").stat().st_size > 1000
+
+
+def test_what_is_published_may_come_from_several_files(full):
+    one, two = record(entry("step-8-16", ours=[1e-6])), record(entry("step-8-16", ours=[2e-6]), threads=2)
+    avx2 = record(entry("step-8-16", ours=[4e-6], torch=[8e-6]), held={"CYLSTM_ISA": "avx2"})
+    avx2["footprint"] = {"ours": 1}
+    whole = full.published.together([one, two, avx2])
+    assert [run["threads"] for run in whole["runs"]] == [1, 2, 1] and whole["footprint"] == {"ours": 1}
+    text = full.published.figures(whole, "a")
+    assert "| step-8-16 | 1 | 1 | - | - |" in text and "| step-8-16 | 2 | 2 | - | - |" in text and "torch" not in text
+    text = full.published.bounds(whole, "a")
+    assert "Level avx2, `CYLSTM_ISA=avx2`, medians of 3 rounds:" in text
+    assert "| step-8-16 | 1 | 4 | 8 (torch) | 2.00 (2.00-2.00) |" in text
+    with pytest.raises(ValueError, match="of more than one commit: abc1234, def5678"):
+        full.published.together([one, record(entry(ours=[1.0]), commit="def5678")])
 
 
 @pytest.mark.parametrize(("commit", "readme"), [("abc with changes", True), (None, True), ("abc", False)])
