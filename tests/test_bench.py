@@ -296,6 +296,28 @@ def test_a_process_that_dies_is_a_failure_that_tells_its_last_words():
     assert status == "failed" and "exit code 1" in detail and detail.endswith("StopIteration")
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+def test_the_processes_of_others_are_stopped_while_one_is_timed():
+    """What spins on in a thread of its own when it has answered would have the core that the next one needs."""
+    case = parse("step-3-4")
+
+    def state(process):  # T: stopped
+        return Path(f"/proc/{process._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    first, second = (running.Process(called("numpy"), running.Plan([case]), None) for _ in range(2))
+    try:
+        assert first.ask()[0] == "ready" and second.ask()[0] == "ready"
+        deadline = time.monotonic() + 10
+        while (state(first), state(second)) != ("T", "T"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert first.ask("measure", 0)[0] == "failed"  # no case was prepared: but it answers
+    finally:
+        for process in (first, second):
+            process.stop()
+    assert first._process.returncode == second._process.returncode == 0
+
+
 def test_a_contender_that_died_is_started_again_for_the_next_case(tmp_path):
     case, file = parse("step-3-4"), tmp_path / "reference.npz"
     np.savez(file, **checking.expected(case, make_data(case)))

@@ -1,13 +1,15 @@
 """Check every contender against the reference, then time them side by side.
 
 Each contender lives in one fresh process; all are held to the same cores. Per case they take turns: in every round
-each times a block of calls while the others wait on their pipes, so a round's times are taken within a second of each
-other and their ratio outlives the machine's moods.
+each times a block of calls while the processes of the others are stopped, so a round's times are taken within a second
+of each other and their ratio outlives the machine's moods. (That they wait on their pipes is not enough: threads of
+OpenMP and of ONNX Runtime spin on for up to 0.2 s when their work is done, on the core that the next one needs.)
 """
 
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,6 @@ sys.modules["cylstm_bench"] = util.module_from_spec(spec)
 import_module("cylstm_bench.{module}").main()
 """
 _PATIENCE_SECONDS = 900  # with one answer
-_SETTLE_SECONDS = 0.02  # threads of a pool spin on for a while when their work is done
 
 
 def say(text):
@@ -91,7 +92,11 @@ class Process:
             self.ask()
 
     def ask(self, *request):
-        """Send a request, if there is one, and return the answer; a process that dies or hangs has failed."""
+        """Send a request, if there is one, and return the answer; a process that dies or hangs has failed.
+
+        The process is stopped from its answer to the next request, where the system can.
+        """
+        self._signal("SIGCONT")
         with contextlib.suppress(OSError):
             if request:
                 print(json.dumps(request), file=self._process.stdin, flush=True)
@@ -102,12 +107,18 @@ class Process:
         finally:
             patience.cancel()
         if line.endswith("\n"):
+            self._signal("SIGSTOP")
             return json.loads(line)
         self._complaints.seek(0)
         last = self._complaints.read().decode(errors="replace").strip()[-300:]
         return "failed", f"its process ended with exit code {self._process.wait(5)}: {last}"
 
+    def _signal(self, name):
+        if hasattr(signal, name):  # not on Windows
+            self._process.send_signal(getattr(signal, name))
+
     def stop(self):
+        self._signal("SIGCONT")
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
@@ -203,8 +214,7 @@ def run_case(case, processes, reference_file, plan):
 def _take_turn(case, process, result, plan):
     if result["status"] != "right":
         return
-    settle = _SETTLE_SECONDS if plan.threads > 1 else 0.0
-    requests = {"seconds": ("measure", plan.block_seconds, settle)}
+    requests = {"seconds": ("measure", plan.block_seconds)}
     if case.kind == "step":
         requests["single"] = ("tail", plan.tail_calls, plan.tail_seconds)
         if plan.gap_calls:

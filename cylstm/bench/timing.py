@@ -62,12 +62,8 @@ class Clock:
         while (spent := timer.timeit(self._calls)) < _SAMPLE_SECONDS:
             self._calls = max(2 * self._calls, int(self._calls * _SAMPLE_SECONDS / (spent + 1e-9)))
 
-    def measure(self, seconds, settle=0.0):
-        """Return the median over samples of the seconds of one call; the first is not counted.
-
-        ``settle`` seconds pass before, in which the threads of others may go to sleep.
-        """
-        time.sleep(settle)
+    def measure(self, seconds):
+        """Return the median over samples of the seconds of one call; the first is not counted."""
         self._timer.timeit(self._calls)  # brings the weights back into the caches
         samples, end = [], timeit.default_timer() + seconds
         while len(samples) < _LEAST_SAMPLES or timeit.default_timer() < end:

@@ -1,7 +1,7 @@
 """One contender in a process of its own: prepares, checks and times what the parent asks for.
 
-Requests and answers are lines of JSON. Between requests it waits on its pipe, so that the others have the cores to
-themselves.
+Requests and answers are lines of JSON. Between an answer and the next request it is stopped, so that the others have
+the cores to themselves.
 """
 
 import gc
