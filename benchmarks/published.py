@@ -6,10 +6,13 @@
 """
 
 import importlib.util
+import math
 import re
 import statistics
 import sys
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -18,7 +21,7 @@ import plots  # noqa: E402
 from shapes import GROUPS  # noqa: E402
 
 from cylstm.bench import command, report  # noqa: E402
-from cylstm.bench.cases import parse  # noqa: E402
+from cylstm.bench.cases import GATES, parse  # noqa: E402
 
 BEGIN, END = "<!-- benchmarks/run.py --publish: begin -->", "<!-- benchmarks/run.py --publish: end -->"
 PAGES = ("README.md", "docs/performance.md")
@@ -128,13 +131,19 @@ def held(run):
 
 
 def limits_of(case, limits):
-    """Seconds that a case takes at least, by the peak of arithmetic and by reading its weights once a time step."""
+    """Seconds that a case takes at least, by the peak of arithmetic and by reading weights from where they are.
+
+    A step reads all of its weights, a sequence W_hh of one layer and direction after the other, once for each time step:
+    x W_ih may be made for many of these at once. Rates are interpolated between the working sets measured.
+    """
     arithmetic = case.flops / limits["peak_gflops"][case.dtype] * 1e-9
-    weights = case.weights * plots.BYTES[case.dtype]
-    rates = {int(kib) * 1024: rate for kib, rate in limits["read_gb_per_s"].items()}
-    rate = rates[min((size for size in rates if size >= weights), default=max(rates))]
-    passes = 3 if case.kind == "train" else 1
-    return arithmetic, passes * case.seq_len * weights / rate * 1e-9
+    itemsize = plots.BYTES[case.dtype]
+    of_layer = case.weights * itemsize
+    if case.kind != "step":
+        of_layer = GATES[case.cell] * case.hidden_size**2 * itemsize
+    sizes, rates = zip(*((math.log(int(kib) * 1024), rate) for kib, rate in limits["read_gb_per_s"].items()), strict=True)
+    reads = case.seq_len * len(list(case.layers())) * (3 if case.kind == "train" else 1)
+    return arithmetic, reads * of_layer / float(np.interp(math.log(of_layer), sizes, rates)) * 1e-9
 
 
 def publish(record, root=ROOT):
