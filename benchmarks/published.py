@@ -133,17 +133,18 @@ def held(run):
 def limits_of(case, limits):
     """Seconds that a case takes at least, by the peak of arithmetic and by reading weights from where they are.
 
-    A step reads all of its weights, a sequence W_hh of one layer and direction after the other, once for each time step:
-    x W_ih may be made for many of these at once. Rates are interpolated between the working sets measured.
+    A step reads all of its weights, a sequence W_hh of one layer and direction after the other, once for each time
+    step: x W_ih may be made for many of these at once. Rates are interpolated between the working sets measured.
     """
     arithmetic = case.flops / limits["peak_gflops"][case.dtype] * 1e-9
     itemsize = plots.BYTES[case.dtype]
     of_layer = case.weights * itemsize
     if case.kind != "step":
         of_layer = GATES[case.cell] * case.hidden_size**2 * itemsize
-    sizes, rates = zip(*((math.log(int(kib) * 1024), rate) for kib, rate in limits["read_gb_per_s"].items()), strict=True)
+    sizes = [math.log(int(kib) * 1024) for kib in limits["read_gb_per_s"]]
+    rate = float(np.interp(math.log(of_layer), sizes, list(limits["read_gb_per_s"].values())))
     reads = case.seq_len * len(list(case.layers())) * (3 if case.kind == "train" else 1)
-    return arithmetic, reads * of_layer / float(np.interp(math.log(of_layer), sizes, rates)) * 1e-9
+    return arithmetic, reads * of_layer / rate * 1e-9
 
 
 def publish(record, root=ROOT):
