@@ -6,6 +6,7 @@ Needs matplotlib (``pip install 'cylstm[plot]'``).
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 from pathlib import Path
@@ -39,17 +40,25 @@ def _median(entry, name):
 
 
 def latency(record, group="step"):
-    """Microseconds of a call by hidden size, a line for each library's fastest contender; one thread."""
+    """Microseconds of a call by hidden size, a line for each library's fastest contender; one thread.
+
+    Without another build of ours, which would lie on the same line.
+    """
     run = record["runs"][0]
     entries = _entries(run, group)
     axes = _axes(f"{group}: one call, {record['cpu']}", "hidden size", "microseconds")
+    markers = itertools.cycle("osv^D<>P")
     for library in report.libraries(entries):
+        if library == "before":
+            continue
         names = [(entry, report.fastest(entry, library)) for entry in entries]
         points = sorted((parse(e["case"]).hidden_size, _median(e, name) * 1e6) for e, name in names if name)
         if points:
             emphasis = {"linewidth": 3, "zorder": 3} if library == "ours" else {"linewidth": 1}
-            axes.plot(*zip(*points, strict=True), "o-", label="cylstm" if library == "ours" else library, **emphasis)
+            label = "cylstm" if library == "ours" else library
+            axes.plot(*zip(*points, strict=True), f"{next(markers)}-", label=label, **emphasis)
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set_yscale("log")
     axes.legend(fontsize="small")
     return axes.figure
@@ -104,14 +113,18 @@ def roofline(record):
 
 
 def ratios(record):
-    """The best peer's time over ours, with quartiles: a row for each case and number of threads."""
+    """The best peer's time over ours, with quartiles: a row for each case, number of threads and level of ours."""
     rows = [
-        (f"{entry['case']}, {run['threads']}", report.paired_ratio(entry, report.best_peer(entry)))
+        (
+            f"{entry['case']}, {run['threads']}, {run['builds']['ours']['level']}",
+            report.paired_ratio(entry, report.best_peer(entry)),
+        )
         for run in record["runs"]
         for entry in run["cases"]
     ]
     rows = [(name, ratio) for name, ratio in rows if ratio]
-    axes = _axes(f"best peer's time / ours, {record['cpu']}", "ratio, quartiles over the rounds", "")
+    title = f"best peer's time / ours, {record['cpu']}"
+    axes = _axes(title, "ratio, quartiles over the rounds", "case, threads, level")
     axes.figure.set_size_inches(8, 1.5 + 0.2 * len(rows))
     middle = [ratio[0] for _, ratio in rows]
     spread = [[m - ratio[1] for m, (_, ratio) in zip(middle, rows, strict=True)],
@@ -121,6 +134,7 @@ def ratios(record):
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.7)
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
     return axes.figure
 
 
