@@ -90,7 +90,7 @@ def figures(record, name):
         f"{record['cpu']}, level {run['builds']['ours']['level']}, {record['date'][:10]}, commit {record['commit']},"
         f" Python {record['python']}, {packages}.{absent} Medians of {run['rounds']} rounds in microseconds; the ratio"
         f" is paired by round, its quartiles in brackets. [All numbers]({folder}/{name}.json), made by"
-        " `python benchmarks/run.py --publish`; [how to read them](benchmarks/README.md).",
+        " `python benchmarks/run.py`; [how to make and read them](benchmarks/README.md).",
         "",
         table([other for other in record["runs"] if other["held"] == run["held"]]),
         f"![One step by hidden size, cylstm and its peers]({folder}/{name}.svg)",
