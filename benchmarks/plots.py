@@ -17,6 +17,7 @@ from shapes import GROUPS
 
 from cylstm.bench import command, report
 from cylstm.bench.cases import parse
+from cylstm.bench.contenders import BEFORE
 
 BYTES = {"float32": 4, "float64": 8}
 
@@ -49,7 +50,7 @@ def latency(record, group="step"):
     axes = _axes(f"{group}: one call, {record['cpu']}", "hidden size", "microseconds")
     markers = itertools.cycle("osv^D<>P")
     for library in report.libraries(entries):
-        if library == "before":
+        if library == BEFORE:
             continue
         names = [(entry, report.fastest(entry, library)) for entry in entries]
         points = sorted((parse(e["case"]).hidden_size, _median(e, name) * 1e6) for e, name in names if name)

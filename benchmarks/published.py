@@ -65,18 +65,22 @@ def together(records):
     return whole
 
 
+def shown(run):
+    """The cases of SHOWN in which there is a time of ours."""
+    names = {case for group in SHOWN for case in GROUPS[group]}
+    return [entry for entry in run["cases"] if entry["case"] in names and "ours" in report.times_of(entry)]
+
+
 def table(runs):
-    """Of the cases of SHOWN our time and the best peer's."""
-    shown = [case for group in SHOWN for case in GROUPS[group]]
+    """Of the cases shown our time and the best peer's."""
     rows = []
     for run in runs:
-        for entry in run["cases"]:
+        for entry in shown(run):
             best = report.best_peer(entry)
-            if entry["case"] in shown and "ours" in report.times_of(entry):
-                times = {n: report.microseconds(statistics.median(s)) for n, s in report.times_of(entry).items()}
-                theirs = f"{times[best]} ({best})" if best else "-"
-                ratio = report.ratio_text(report.paired_ratio(entry, best))
-                rows.append([entry["case"], run["threads"], times["ours"], theirs, ratio])
+            times = {n: report.microseconds(statistics.median(s)) for n, s in report.times_of(entry).items()}
+            theirs = f"{times[best]} ({best})" if best else "-"
+            ratio = report.ratio_text(report.paired_ratio(entry, best))
+            rows.append([entry["case"], run["threads"], times["ours"], theirs, ratio])
     return report.table(["case", "threads", "cylstm", "best peer", "best peer / cylstm"], rows)
 
 
@@ -100,15 +104,13 @@ def figures(record, name):
 def bounds(record, name):
     """The lines between the marks of docs/performance.md: how near each case of one thread is to its limits."""
     limits, run = record["limits"], record["runs"][0]
-    shown = {case for group in SHOWN for case in GROUPS[group]}
     rows = []
-    for entry in run["cases"]:
-        if entry["case"] in shown and "ours" in report.times_of(entry):
-            seconds = statistics.median(report.times_of(entry)["ours"])
-            arithmetic, reading = limits_of(parse(entry["case"]), limits)
-            what = "arithmetic" if arithmetic > reading else "reading"
-            times = (report.microseconds(t) for t in (seconds, arithmetic, reading))
-            rows.append([entry["case"], *times, f"{100 * max(arithmetic, reading) / seconds:.0f} %, {what}"])
+    for entry in shown(run):
+        seconds = statistics.median(report.times_of(entry)["ours"])
+        arithmetic, reading = limits_of(parse(entry["case"]), limits)
+        what = "arithmetic" if arithmetic > reading else "reading"
+        times = (report.microseconds(t) for t in (seconds, arithmetic, reading))
+        rows.append([entry["case"], *times, f"{100 * max(arithmetic, reading) / seconds:.0f} %, {what}"])
     peak = limits["peak_gflops"]["float32"]
     rates = ", ".join(f"{kib} KiB {rate:.0f}" for kib, rate in limits["read_gb_per_s"].items())
     folder = "../benchmarks/results"
