@@ -188,9 +188,10 @@ def test_a_row_alone_is_that_row_in_a_batch_of_any_size(bidirectional, dtype, si
 
 
 @dtypes
-def test_a_row_of_a_layer_that_fits_no_cache_is_that_row_in_a_batch(dtype):
-    # 1.1 MB of weights or more, so deep that a batch goes through them in stretches
-    lstm, x, state = make_problem((270, 260), dtype, steps=3, batch=50, num_layers=1)
+@pytest.mark.parametrize("size", [(270, 260), (700, 590)])
+def test_a_row_of_a_layer_that_fits_no_cache_is_that_row_in_a_batch(size, dtype):
+    # 1.1 MB of weights or more, so deep that a batch goes through them in stretches; 12 MB or more
+    lstm, x, state = make_problem(size, dtype, steps=3, batch=50, num_layers=1)
     y, state_n = lstm.forward(x, state)
     for batch in (1, 2, 3, 6, 7, 12, 13, 48, 49):
         rows = slice(50 - batch, 50)

@@ -22,7 +22,7 @@ def test_outputs_and_gradients_agree_with_the_reference(hidden_size, input_size,
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("input_size", "hidden_size"), [(270, 260), (3, 300), (600, 10)])
+@pytest.mark.parametrize(("input_size", "hidden_size"), [(270, 260), (3, 300), (600, 10), (700, 590)])
 def test_layers_that_fit_no_cache_agree_with_the_reference(input_size, hidden_size, dtype):
     check_against_the_reference(input_size, hidden_size, [1, 7, 50], dtype)
 

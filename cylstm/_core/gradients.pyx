@@ -13,7 +13,7 @@ from cylstm._core.packing cimport (
     aligned,
     matrix,
     matrix_of,
-    product_of_group,
+    product_of_panels,
     raw_bytes,
     rows_now,
     vector_at,
@@ -175,7 +175,7 @@ cdef void add_part(
             x[r] = columns + (row + r) * column_bytes
             start[r] = zeros
             out[r] = (to if first_terms else fresh) + r * width * vector_bytes
-        product_of_group(kernels, &panel, x, NULL, NULL, 0, some, start, 0, out, 0, NULL)
+        product_of_panels(kernels, &panel, x, NULL, NULL, 0, width, some, start, 0, out, 0, NULL)
         if not first_terms:
             kernels.add(some * width * kernels.lanes, fresh, to)
         row += some

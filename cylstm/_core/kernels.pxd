@@ -10,6 +10,7 @@ cdef extern from "table.h" nogil:
         const void *const *x
         Py_ssize_t x_offset
         const void *weights
+        Py_ssize_t beside
     ctypedef struct tile_product:
         tile_operand[2] operands
         Py_ssize_t weights_step

@@ -20,11 +20,11 @@ cdef extern from "Python.h":
 cdef enum:
     ALIGNMENT = 64             # a cache line, and the widest vector
     MAX_AXES = 5               # of a tape's buffer
-    # Weights up to this size stay in L1, where two panels side by side (8 independent chains of additions
-    # for one row instead of 4) took 0.7 of the time; from L2 both ran at the same speed (Cascade Lake).
-    PAIRED_BYTES = 32768
     # Weights up to this size stay in L2: fetching what is there already cost batches 3 to 5 % (Cascade Lake, 1 MB).
     NEAR_BYTES = 524288
+    # Weights over this size come from memory, or nearly, and are fetched to L1 for one row or two, too: steps of 15 and
+    # 25 MB took 0.89 to 0.95 of the time (Cascade Lake); with 6 MB it made no difference, from L2 it cost 20 %.
+    DISTANT_BYTES = 8388608
     LINE_BYTES = 64
 
 
@@ -113,64 +113,74 @@ def freeze(dict arrays):
     return {name: frozen(array) for name, array in arrays.items()}
 
 
-cdef const void *group_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil:
-    """Where the group that begins with ``vector`` is; an end of the matrix where there is none."""
+cdef const void *panel_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil:
+    """Where the panel that begins with ``vector`` is; an end of the matrix where there is none."""
     return weights.data + max(0, min(vector, weights.vectors)) * weights.depth * kernels.lanes * kernels.itemsize
 
 
 cdef matrix part_of(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t first_vector, Py_ssize_t last_vector
 ) noexcept nogil:
-    """The vectors first_vector .. last_vector - 1 of a matrix; both are multiples of its group, or its end."""
+    """The vectors first_vector .. last_vector - 1 of a matrix; both are multiples of its panel, or its end."""
     cdef matrix part = weights[0]
-    part.data = <char *>group_at(kernels, weights, first_vector)
+    part.data = <char *>panel_at(kernels, weights, first_vector)
     part.vectors = last_vector - first_vector
-    part.last_group = (part.vectors - 1) // part.group * part.group
     return part
 
 
-cdef void product_of_group(
+cdef void product_of_panels(
     const kernel_table *kernels,
     const matrix *weights,
     const void *const *x,        # (rows,) pointers to (depth,)      IN
     const matrix *then,          # a second product whose sums go on from the first's; NULL: none
     const void *const *x_then,   # (rows,) pointers to (depth,)      IN
-    Py_ssize_t first_vector,     # of the group, in both
+    Py_ssize_t first_vector,     # of a panel, in both
+    Py_ssize_t vectors,          # of that panel, or for one row of two
     Py_ssize_t rows,
     const void *const *start,    # (rows,) pointers                  IN
-    Py_ssize_t start_offset,     # of the group's first vector
+    Py_ssize_t start_offset,     # of the first vector
     void *const *out,            # (rows,) pointers                  OUT  may be start
     Py_ssize_t out_offset,
     const void *following,       # the weights that will be read after these
 ) noexcept nogil:
-    """out[r] = start[r] + x[r] W + x_then[r] W_then for the vectors of one group.
+    """out[r] = start[r] + x[r] W + x_then[r] W_then for the vectors of one panel, or two.
 
     A stretch of k is used by all rows before the next one, which is fetched to L2 meanwhile: a large block of weights
     comes from L3 or memory once, and without being waited for.
     """
     cdef tile_product product
-    cdef Py_ssize_t width = min(weights.group, weights.vectors - first_vector)
-    cdef Py_ssize_t tile_width = width if rows == 1 else weights.panel
-    cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
-    cdef Py_ssize_t k_bytes = width * vector_bytes
+    cdef Py_ssize_t width = min(weights.panel, vectors)
+    cdef Py_ssize_t k_bytes = width * kernels.lanes * kernels.itemsize
     cdef Py_ssize_t turn = weights.depth       # where the second product begins
     cdef Py_ssize_t depth = turn + (then.depth if then != NULL else 0)
     cdef Py_ssize_t stretch = depth
     cdef Py_ssize_t tiles = 1
     cdef Py_ssize_t size = rows
     cdef Py_ssize_t k = 0
-    cdef Py_ssize_t v, end, done, count, left
-    cdef const char *data = <const char *>group_at(kernels, weights, first_vector)
-    cdef const char *data_then = <const char *>group_at(kernels, then, first_vector) if then != NULL else NULL
-    cdef const char *first_data
+    cdef Py_ssize_t end, done, count, left
+    cdef const char *data = <const char *>panel_at(kernels, weights, first_vector)
+    cdef const char *data_then = <const char *>panel_at(kernels, then, first_vector) if then != NULL else NULL
     cdef const char *next_line
     cdef const char *next_end
+    if width < vectors < 2 * width:  # the last panel has fewer, and no tile has two that differ
+        product_of_panels(
+            kernels, weights, x, then, x_then, first_vector, width, rows, start, start_offset, out, out_offset,
+            panel_at(kernels, weights, first_vector + width),
+        )
+        product_of_panels(
+            kernels, weights, x, then, x_then, first_vector + width, vectors - width, rows, start,
+            start_offset + width * kernels.lanes, out, out_offset + width * kernels.lanes, following,
+        )
+        return
     if rows > kernels.tile_rows:
         # Rows are shared out evenly: 32 are 6 + 6 + 5 + 5 + 5 + 5 and not 5 * 6 + 2.
         tiles = (rows + kernels.tile_rows - 1) // kernels.tile_rows
         size = rows // tiles
         stretch = max(kernels.stretch_bytes // k_bytes, 1)
     product.weights_step = width * kernels.lanes
+    product.operands[0].beside = turn * width * kernels.lanes
+    product.operands[1].beside = (depth - turn) * width * kernels.lanes
+    product.operands[1].weights = data_then
     while k < depth:
         end = min(depth, k + stretch)
         product.operands[1].depth = 0
@@ -180,16 +190,18 @@ cdef void product_of_group(
             product.operands[0].depth = min(end, turn) - k
             product.operands[0].x = x
             product.operands[0].x_offset = k
-            first_data = data + k * k_bytes
+            product.operands[0].weights = data + k * k_bytes
             if end > turn:
                 product.operands[1].depth = end - turn
         else:
             product.operands[0].depth = end - k
             product.operands[0].x = x_then
             product.operands[0].x_offset = k - turn
-            first_data = data_then + (k - turn) * k_bytes
+            product.operands[0].weights = data_then + (k - turn) * k_bytes
         product.start = start if k == 0 else <const void *const *>out
+        product.start_offset = start_offset if k == 0 else out_offset
         product.out = out
+        product.out_offset = out_offset
         next_line = <const char *>following
         if end < depth:
             next_line = data + end * k_bytes if end < turn else data_then + (end - turn) * k_bytes
@@ -198,21 +210,14 @@ cdef void product_of_group(
         done = 0
         while done < rows:
             count = size + (rows - done > size * left)
-            v = 0
-            while v < width:
-                product.operands[0].weights = first_data + v * vector_bytes
-                product.operands[1].weights = data_then + v * vector_bytes
-                product.start_offset = (start_offset if k == 0 else out_offset) + v * kernels.lanes
-                product.out_offset = out_offset + v * kernels.lanes
-                product.next = NULL
-                if not weights.near:
-                    product.next = next_line if next_line < next_end else first_data
-                next_line += LINE_BYTES * (end - k)
-                if rows == 1 and weights.any_order:
-                    kernels.sum_row(width, &product)
-                else:
-                    kernels.tile(count, min(tile_width, width - v), &product)
-                v += tile_width
+            product.next = NULL
+            if not weights.near and (rows > 2 or weights.distant):
+                product.next = next_line if next_line < next_end else <const char *>product.operands[0].weights
+            next_line += LINE_BYTES * (end - k)
+            if rows == 1 and weights.any_order:
+                kernels.sum_row(vectors, &product)
+            else:
+                kernels.tile(count, vectors, &product)
             product.operands[0].x += count
             product.operands[1].x += count
             product.start += count
@@ -232,31 +237,32 @@ cdef void multiply(
     bint downwards,              # from the last group to the first
 ) noexcept nogil:
     """out[r] = start[r] + x[r] W, for any number of rows."""
-    cdef Py_ssize_t group = -weights.group if downwards else weights.group
-    cdef Py_ssize_t vector = weights.last_group if downwards else 0
+    cdef Py_ssize_t at_once = vectors_at_once(weights, rows)
+    cdef Py_ssize_t pace = -at_once if downwards else at_once
+    cdef Py_ssize_t vector = (weights.vectors - 1) // at_once * at_once if downwards else 0
     cdef Py_ssize_t row, some, offset
-    while 0 <= vector <= weights.last_group:
+    while 0 <= vector < weights.vectors:
         offset = vector * kernels.lanes
         row = 0
         while row < rows:
             some = rows_now(kernels, rows - row)
-            product_of_group(
-                kernels, weights, x + row, NULL, NULL, vector, some, start + row, offset, out + row, offset,
-                group_at(kernels, weights, vector + group),
+            product_of_panels(
+                kernels, weights, x + row, NULL, NULL, vector, min(at_once, weights.vectors - vector), some,
+                start + row, offset, out + row, offset, panel_at(kernels, weights, vector + pace),
             )
             row += some
-        vector += group
+        vector += pace
 
 
-cdef matrix matrix_of(char *data, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t group) noexcept nogil:
-    """A matrix over ``data``, of which nothing is fetched ahead and a group is a panel."""
+cdef matrix matrix_of(char *data, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel) noexcept nogil:
+    """A matrix over ``data``, of which nothing is fetched ahead."""
     cdef matrix weights
     weights.data = data
     weights.depth = depth
     weights.vectors = vectors
-    weights.panel = weights.group = group
-    weights.last_group = (vectors - 1) // group * group
+    weights.panel = panel
     weights.near = True
+    weights.distant = False
     weights.any_order = False
     return weights
 
@@ -265,12 +271,11 @@ cdef matrix new_matrix(
     const kernel_table *kernels, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel, Py_ssize_t layer_bytes,
     list memory,
 ):
-    cdef Py_ssize_t group = 2 * panel if layer_bytes <= PAIRED_BYTES else panel
     raw = raw_bytes(depth * vectors * kernels.lanes * kernels.itemsize, True)
     memory.append(raw)
-    cdef matrix weights = matrix_of(aligned(raw), depth, vectors, group)
-    weights.panel = panel
+    cdef matrix weights = matrix_of(aligned(raw), depth, vectors, panel)
     weights.near = layer_bytes <= NEAR_BYTES
+    weights.distant = layer_bytes > DISTANT_BYTES
     return weights
 
 
@@ -278,8 +283,8 @@ cdef char *vector_at(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t vector, Py_ssize_t k, Py_ssize_t *step
 ) noexcept nogil:
     """Where vector number ``vector`` of depth ``k`` is; step: elements from one k to the next."""
-    cdef Py_ssize_t first = vector - vector % weights.group
-    cdef Py_ssize_t width = min(weights.group, weights.vectors - first)
+    cdef Py_ssize_t first = vector - vector % weights.panel
+    cdef Py_ssize_t width = min(weights.panel, weights.vectors - first)
     step[0] = width * kernels.lanes
     return weights.data + (first * weights.depth + k * width + vector - first) * kernels.lanes * kernels.itemsize
 
@@ -468,7 +473,7 @@ cdef class Weights:
         cdef Py_ssize_t row_bytes = width * kernels.itemsize
         cdef Py_ssize_t vectors = (width + lanes - 1) // lanes
         cdef Py_ssize_t depth = blocks * gates * lanes
-        cdef Py_ssize_t size = max(depth * vectors * lanes * kernels.itemsize, PAIRED_BYTES + 1)
+        cdef Py_ssize_t size = depth * vectors * lanes * kernels.itemsize
         cdef matrix to = new_matrix(kernels, depth, vectors, 4, size, memory)
         cdef const char *data = <const char *>cnp.PyArray_DATA(array)
         cdef Py_ssize_t block, gate, vector, lane, step, vector_bytes

@@ -35,7 +35,8 @@ cdef struct layer_description:
     Py_ssize_t first_unit       # of the units that are made; 0 but where a team shares them out
     Py_ssize_t hidden_size      # how many
     Py_ssize_t state_size       # of h
-    Py_ssize_t together         # vectors whose products are made before the cell turns them into h: whole groups
+    Py_ssize_t at_once          # vectors of one product: whole panels
+    Py_ssize_t together         # vectors whose products are made before the cell turns them into h: whole products
     Py_ssize_t units_together   # the hidden units of those
     Py_ssize_t last_together    # first vector of the last that are worked on together,
     Py_ssize_t last_unit        # and the hidden unit of that

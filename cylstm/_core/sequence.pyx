@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 from cylstm._core.cells cimport apart, cell
 from cylstm._core.kernels cimport VARIANT_SCRATCH, backward_rows, forward_rows, kernel_table
 from cylstm._core.packing cimport (
-    ROWS_AT_ONCE, Weights, group_at, matrix, multiply, part_of, product_of_group, rows_now,
+    ROWS_AT_ONCE, Weights, matrix, multiply, panel_at, part_of, product_of_panels, rows_now, vectors_at_once,
 )
 from cylstm._core.team cimport Team
 
@@ -87,21 +87,22 @@ cdef layer_description describe(Weights weights, Py_ssize_t rows):
 
 cdef void work_together(layer_description *layer, Py_ssize_t rows) noexcept nogil:
     """Set what depends on how many rows there are: the vectors that are worked on together."""
-    cdef Py_ssize_t group_bytes = (
-        max(1, min(<Py_ssize_t>ROWS_AT_ONCE, rows)) * layer.h.group * layer.kernels.lanes * layer.kernels.itemsize
+    layer.at_once = vectors_at_once(&layer.h, rows)
+    cdef Py_ssize_t bytes_at_once = (
+        max(1, min(<Py_ssize_t>ROWS_AT_ONCE, rows)) * layer.at_once * layer.kernels.lanes * layer.kernels.itemsize
     )
-    layer.together = layer.h.group * max(1, TOGETHER_BYTES // group_bytes)
+    layer.together = layer.at_once * max(1, TOGETHER_BYTES // bytes_at_once)
     if layer.cell.whole:
-        layer.together = layer.h.last_group + layer.h.group
+        layer.together = (layer.h.vectors + layer.at_once - 1) // layer.at_once * layer.at_once
     layer.units_together = layer.together // layer.cell.gates * layer.kernels.lanes
     layer.last_together = (layer.h.vectors - 1) // layer.together * layer.together
     layer.last_unit = layer.last_together // layer.cell.gates * layer.kernels.lanes
 
 
 cdef layer_description some_units(const layer_description *layer, Py_ssize_t rows, bint second_half):
-    """The first half of the groups of hidden units, or the second: a layer of fewer units, which reads all of h."""
+    """The first half of the panels of hidden units, or the second: a layer of fewer units, which reads all of h."""
     cdef layer_description part = layer[0]
-    cdef Py_ssize_t middle = (layer.h.vectors // layer.h.group + 1) // 2 * layer.h.group
+    cdef Py_ssize_t middle = (layer.h.vectors // layer.h.panel + 1) // 2 * layer.h.panel
     cdef Py_ssize_t first = middle if second_half else 0
     cdef Py_ssize_t last = layer.h.vectors if second_half else middle
     cdef Py_ssize_t vector_bytes = layer.kernels.lanes * layer.kernels.itemsize
@@ -223,18 +224,17 @@ cdef Py_ssize_t work_bytes(const layer_description *layer) noexcept nogil:
 
 
 cdef void begin_anew(
-    const layer_description *layer, Py_ssize_t vector, Py_ssize_t rows, const void *const *sums_of_x,
+    const layer_description *layer, Py_ssize_t vector, Py_ssize_t vectors, Py_ssize_t rows, const void *const *sums_of_x,
     Py_ssize_t x_vector, void *const *recurrent, Py_ssize_t vector_out,
 ) noexcept nogil:
-    """What the sums of h W_hh begin with, for the blocks of one group: sums of x W_ih that go on, and b_hh."""
+    """What the sums of h W_hh begin with, for some blocks: sums of x W_ih that go on, and b_hh."""
     cdef Py_ssize_t gates = layer.cell.gates
     cdef Py_ssize_t vector_bytes = layer.kernels.lanes * layer.kernels.itemsize
     cdef Py_ssize_t carried = layer.cell.carried * vector_bytes
     cdef Py_ssize_t rest = gates * vector_bytes - carried
-    cdef Py_ssize_t blocks = min(layer.h.group, layer.h.vectors - vector) // gates
     cdef Py_ssize_t r, block, offset
     cdef char *to
-    for block in range(blocks):
+    for block in range(vectors // gates):
         offset = block * gates * vector_bytes
         for r in range(rows):
             to = <char *>recurrent[r] + vector_out * vector_bytes + offset
@@ -294,11 +294,11 @@ cdef inline void step_of(
     cdef forward_rows cell_rows
     cdef Py_ssize_t lanes = kernels.lanes
     cdef Py_ssize_t units = layer.units_together
-    cdef Py_ssize_t group = -layer.h.group if downwards else layer.h.group
+    cdef Py_ssize_t pace = -layer.at_once if downwards else layer.at_once
     cdef Py_ssize_t together = -layer.together if downwards else layer.together
     cdef Py_ssize_t first = layer.last_together if downwards else 0      # vector of those worked on together
     cdef Py_ssize_t unit = layer.last_unit if downwards else 0           # its first hidden unit
-    cdef Py_ssize_t last, row, some, vector, origin, sums_origin, start_vector
+    cdef Py_ssize_t last, row, some, vector, vectors, origin, sums_origin, start_vector
     cdef const void *const *start
     cdef const void *const *h_rows
     cdef const void *following
@@ -317,7 +317,8 @@ cdef inline void step_of(
     cell_rows.options = layer.options
     cell_rows.scratch = work
     while 0 <= first < layer.h.vectors:
-        last = min(layer.h.last_group, first + layer.together - layer.h.group)
+        last = min(layer.h.vectors, first + layer.together) - 1
+        last -= last % layer.at_once
         origin = 0 if entire else first       # the vector that gates begin with
         sums_origin = 0 if taped else first   # and that the sums of h W_hh begin with
         row = 0
@@ -329,33 +330,34 @@ cdef inline void step_of(
             while first <= vector <= last:
                 start = <const void *const *>(rows.start + row)
                 h_rows = <const void *const *>(rows.h_in + row)
-                following = group_at(kernels, leading, vector + group)
+                following = panel_at(kernels, leading, vector + pace)
+                vectors = min(layer.at_once, layer.h.vectors - vector)
                 if separate:
                     start_vector = vector
                     if with_input:
-                        product_of_group(
-                            kernels, &layer.x, <const void *const *>(rows.x + row), NULL, NULL, vector, some,
+                        product_of_panels(
+                            kernels, &layer.x, <const void *const *>(rows.x + row), NULL, NULL, vector, vectors, some,
                             start, vector * lanes, gates, (vector - origin) * lanes,
-                            group_at(kernels, &layer.h, vector),
+                            panel_at(kernels, &layer.h, vector),
                         )
                         start = <const void *const *>gates
                         start_vector = vector - origin
-                    begin_anew(layer, vector, some, start, start_vector, sums, vector - sums_origin)
-                    product_of_group(
-                        kernels, &layer.h, h_rows, NULL, NULL, vector, some, <const void *const *>sums,
+                    begin_anew(layer, vector, vectors, some, start, start_vector, sums, vector - sums_origin)
+                    product_of_panels(
+                        kernels, &layer.h, h_rows, NULL, NULL, vector, vectors, some, <const void *const *>sums,
                         (vector - sums_origin) * lanes, sums, (vector - sums_origin) * lanes, following,
                     )
                 elif with_input:
-                    product_of_group(
-                        kernels, &layer.x, <const void *const *>(rows.x + row), &layer.h, h_rows, vector, some,
-                        start, vector * lanes, gates, (vector - origin) * lanes, following,
+                    product_of_panels(
+                        kernels, &layer.x, <const void *const *>(rows.x + row), &layer.h, h_rows, vector, vectors,
+                        some, start, vector * lanes, gates, (vector - origin) * lanes, following,
                     )
                 else:
-                    product_of_group(
-                        kernels, &layer.h, h_rows, NULL, NULL, vector, some, start, vector * lanes, gates,
+                    product_of_panels(
+                        kernels, &layer.h, h_rows, NULL, NULL, vector, vectors, some, start, vector * lanes, gates,
                         (vector - origin) * lanes, following,
                     )
-                vector += group
+                vector += pace
             cell_rows.first = row
             cell_rows.count = some
             cell_rows.gates_offset = (first - origin) * lanes
@@ -775,7 +777,7 @@ def can_share_units(Weights weights):
 
     Each needs h of the others, and nothing else.
     """
-    return weights.h.vectors > weights.h.group and not (
+    return weights.h.vectors > weights.h.panel and not (
         weights.options.width or weights.two_phases or weights.zoneout
     )
 

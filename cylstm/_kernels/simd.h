@@ -60,6 +60,9 @@ typedef const real *__restrict sole_input;
 #  define STRETCH_BYTES 65536
 #endif
 
+/* Elements: how long before their use weights that lie afar are fetched for one row or two. */
+#define AHEAD ((int)(2048 / sizeof(real)))
+
 /* Of the operations below, v_if_less(a, b, yes, no) is a < b ? yes : no, and v_at_least, v_at_most keep x from being
  * under or over a bound and pass a NaN in x on. */
 
