@@ -2,7 +2,8 @@
 
 Arithmetic: the peak of the multiply-add units, by a loop of our level's kernels that reads no memory, and, for
 comparison, the fastest of several products of two square matrices by NumPy's BLAS. Bandwidth: the same BLAS' dot
-product of the two halves of an array of the given size, again and again.
+product of the two halves of an array of the given size, again and again; or, where it is faster, which it is where the
+array is in no cache, a :class:`cylstm.Dense` of one row, which fetches its weights ahead.
 """
 
 import functools
@@ -13,6 +14,7 @@ import timeit
 from .machine import pin
 
 SIZES_KIB = (16, 32, 128, 512, 1024, 2048, 8192, 16384, 32768, 131072)
+DENSE_INPUTS = 1024
 
 
 def _best(function, seconds):
@@ -40,21 +42,31 @@ def _gemm_gflops(dtype, n):
 
 def read_bandwidth(sizes_kib=SIZES_KIB):
     """Return {KiB: GB/s}."""
+    return {size: max(_dot_rate(size), _dense_rate(size)) for size in sizes_kib}
+
+
+def _dot_rate(size_kib):
     import numpy as np
 
-    rates = {}
-    for size in sizes_kib:
-        # Written to, since untouched zeros are one page of memory mapped many times; and from a
-        # cache line's start, since a load across two lines counts twice.
-        memory = np.ones(size * 256 + 16, np.float32)
-        halves = memory[(-memory.ctypes.data % 64) // 4 :][: size * 256].reshape(2, -1)
-        # The same two halves as often as fills a loop: it is compiled code that begins again, not Python.
-        repeats = max(1, (1 << 23) // halves.nbytes)
-        a, b = (np.broadcast_to(half, (repeats, half.size)) for half in halves)
-        out = np.empty(repeats, np.float32)
-        seconds = _best(lambda a=a, b=b, out=out: np.vecdot(a, b, out=out), 0.05)
-        rates[size] = repeats * halves.nbytes / seconds * 1e-9
-    return rates
+    # Written to, since untouched zeros are one page of memory mapped many times; and from a
+    # cache line's start, since a load across two lines counts twice.
+    memory = np.ones(size_kib * 256 + 16, np.float32)
+    halves = memory[(-memory.ctypes.data % 64) // 4 :][: size_kib * 256].reshape(2, -1)
+    # The same two halves as often as fills a loop: it is compiled code that begins again, not Python.
+    repeats = max(1, (1 << 23) // halves.nbytes)
+    a, b = (np.broadcast_to(half, (repeats, half.size)) for half in halves)
+    out = np.empty(repeats, np.float32)
+    return repeats * halves.nbytes / _best(lambda: np.vecdot(a, b, out=out), 0.05) * 1e-9
+
+
+def _dense_rate(size_kib):
+    import numpy as np
+
+    import cylstm
+
+    layer = cylstm.Dense(DENSE_INPUTS, size_kib * 256 // DENSE_INPUTS)
+    x = np.ones((1, DENSE_INPUTS), np.float32)
+    return layer.parameters["weight"].nbytes / _best(lambda: layer.forward(x), 0.05) * 1e-9
 
 
 def main():
