@@ -224,8 +224,8 @@ cdef Py_ssize_t work_bytes(const layer_description *layer) noexcept nogil:
 
 
 cdef void begin_anew(
-    const layer_description *layer, Py_ssize_t vector, Py_ssize_t vectors, Py_ssize_t rows, const void *const *sums_of_x,
-    Py_ssize_t x_vector, void *const *recurrent, Py_ssize_t vector_out,
+    const layer_description *layer, Py_ssize_t vector, Py_ssize_t vectors, Py_ssize_t rows,
+    const void *const *sums_of_x, Py_ssize_t x_vector, void *const *recurrent, Py_ssize_t vector_out,
 ) noexcept nogil:
     """What the sums of h W_hh begin with, for some blocks: sums of x W_ih that go on, and b_hh."""
     cdef Py_ssize_t gates = layer.cell.gates
