@@ -37,7 +37,7 @@ if DEBUG:
 # Kernels only. The same bits at every level need a multiply-add that is fused where it is written so and nowhere
 # else; errno and trapping comparisons would keep loops from becoming vector code, and change no value.
 STRICT = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"] if GNU else ["/fp:precise"]
-# tile_body must be inlined with its constants, or its accumulators are no registers. (Cython marks every
+# A tile's functions must be inlined with its constants, or its accumulators are no registers. (Cython marks every
 # `cdef inline` function with this macro.)
 INLINE = [("CYTHON_INLINE", "inline __attribute__((always_inline))")] if GNU else []
 

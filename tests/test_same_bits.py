@@ -22,7 +22,7 @@ from cylstm.testing import TOLERANCES, assert_close
 # A tile has 6 rows at most and 48 rows are worked on together: each count here is on one side of an edge.
 BATCHES = [*range(1, 14), 47, 48, 49, 50, 100]
 
-# (input_size, hidden_size): less than a vector; full vectors and one lane; weights that do not fit L1
+# (input_size, hidden_size): less than a vector; full vectors and one lane; an odd number of panels at every level
 SIZES = [(3, 5), (7, 33), (20, 100)]
 
 ACTIVATIONS = [None, "relu", "tanh", "sigmoid", "softmax"]
@@ -442,6 +442,37 @@ def test_a_row_through_dense_alone_is_that_row_in_a_batch(size, activation, dtyp
     assert_same_bits(dense.forward(x.reshape(4, 25, -1)), alone.reshape(4, 25, -1))
     assert_same_bits(dense.forward(x, tape=cylstm.Tape()), alone)
     assert_same_bits(dense.forward(np.asfortranarray(x)), alone)
+
+
+@dtypes
+def test_a_row_through_dense_alone_is_that_row_in_a_batch_for_any_number_of_panels(dtype):
+    # One row takes two panels of 4 vectors at once; the last one may be alone, or have fewer vectors.
+    for outputs in [*range(1, 12), *range(15, 140, 8)]:
+        dense = cylstm.Dense(7, outputs, dtype=dtype, rng=1)
+        x = draw((3, 7), dtype)
+        assert_same_bits(np.stack([dense.forward(row) for row in x]), dense.forward(x))
+
+
+@dtypes
+@pytest.mark.parametrize("hidden_size", [37, 65, 83, 100])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda hidden_size, dtype: cylstm.GRU(6, hidden_size, dtype=dtype, rng=1),
+        lambda hidden_size, dtype: cylstm.GRU(6, hidden_size, reset_after=False, dtype=dtype, rng=1),
+        lambda hidden_size, dtype: cylstm.RNN(6, hidden_size, dtype=dtype, rng=1),
+        lambda hidden_size, dtype: cylstm.LSTM(6, hidden_size, proj_size=hidden_size - 7, dtype=dtype, rng=1),
+        lambda hidden_size, dtype: cylstm.LSTM(6, hidden_size, layer_norm="joint", dtype=dtype, rng=1),
+        lambda hidden_size, dtype: cylstm.LSTM(6, hidden_size, coupled="f=1-i", dtype=dtype, rng=1),
+    ],
+    ids=["gru", "gru-reset-before", "rnn", "projection", "layer-norm", "coupled"],
+)
+def test_a_row_of_any_cell_alone_is_that_row_in_a_batch(make, hidden_size, dtype):
+    layer = make(hidden_size, dtype)
+    x = draw((5, 3, 6), dtype)  # five steps: up and down through the panels
+    y, _ = layer.forward(x)
+    for row in range(3):
+        assert_same_bits(layer.forward(x[:, row : row + 1])[0], y[:, row : row + 1])
 
 
 # The order of accumulation ----------------------------------------------------------------------

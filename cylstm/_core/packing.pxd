@@ -10,8 +10,8 @@ cdef struct matrix:
     Py_ssize_t depth
     Py_ssize_t vectors
     Py_ssize_t panel      # vectors of one tile of many rows; the last panel may have fewer
-    bint near             # small enough to stay in L2 from step to step: nothing is fetched ahead
-    bint distant          # so large that they are fetched ahead for one row or two, too
+    bint near             # the layer's are so small that they stay in L2 from step to step: nothing is fetched ahead
+    bint distant          # these are so large that they are fetched ahead for one row or two, too
     bint any_order        # one row's sums may be made in any order: depth is a multiple of 8
 
 
@@ -33,8 +33,8 @@ cdef inline Py_ssize_t rows_now(const kernel_table *kernels, Py_ssize_t left) no
 cdef inline Py_ssize_t vectors_at_once(const matrix *weights, Py_ssize_t rows) noexcept nogil:
     """How many :func:`product_of_panels` takes: a panel, and for one row two.
 
-    That is eight independent chains of additions instead of four, and two streams of memory: weights of 25 MB came 1.3
-    times as fast as one after the other (Cascade Lake).
+    That is eight independent chains of additions instead of four, and two streams of memory, which together come faster
+    than one. Sums in any order have chains of their own.
     """
     return 2 * weights.panel if rows == 1 and not weights.any_order else weights.panel
 

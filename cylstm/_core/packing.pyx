@@ -1,4 +1,4 @@
-# Packing: from PyTorch's (G*H, K) weights to [group][k][vector][lane], once per change of the parameters; and the
+# Packing: from PyTorch's (G*H, K) weights to [panel][k][vector][lane], once per change of the parameters; and the
 # product of many rows with a packed matrix. Knows no time and no state.
 """Packed weights. An object here is immutable once made; new parameters make a new one."""
 
@@ -22,9 +22,9 @@ cdef enum:
     MAX_AXES = 5               # of a tape's buffer
     # Weights up to this size stay in L2: fetching what is there already cost batches 3 to 5 % (Cascade Lake, 1 MB).
     NEAR_BYTES = 524288
-    # Weights over this size come from memory, or nearly, and are fetched to L1 for one row or two, too: steps of 15 and
-    # 25 MB took 0.89 to 0.95 of the time (Cascade Lake); with 6 MB it made no difference, from L2 it cost 20 %.
-    DISTANT_BYTES = 8388608
+    # A matrix over this size comes from memory, or nearly, and is fetched to L1 for one row or two, too: with layers of
+    # 15 and 25 MB they took 0.89 to 0.95 of the time (Cascade Lake); with 6 MB it cost 2 %, from L2 20 %.
+    DISTANT_BYTES = 4194304
     LINE_BYTES = 64
 
 
@@ -165,7 +165,7 @@ cdef void product_of_panels(
     if width < vectors < 2 * width:  # the last panel has fewer, and no tile has two that differ
         product_of_panels(
             kernels, weights, x, then, x_then, first_vector, width, rows, start, start_offset, out, out_offset,
-            panel_at(kernels, weights, first_vector + width),
+            following,
         )
         product_of_panels(
             kernels, weights, x, then, x_then, first_vector + width, vectors - width, rows, start,
@@ -178,7 +178,7 @@ cdef void product_of_panels(
         size = rows // tiles
         stretch = max(kernels.stretch_bytes // k_bytes, 1)
     product.weights_step = width * kernels.lanes
-    product.operands[0].beside = turn * width * kernels.lanes
+    product.operands[0].beside = turn * width * kernels.lanes   # (one row goes through both products in one stretch)
     product.operands[1].beside = (depth - turn) * width * kernels.lanes
     product.operands[1].weights = data_then
     while k < depth:
@@ -211,8 +211,11 @@ cdef void product_of_panels(
         while done < rows:
             count = size + (rows - done > size * left)
             product.next = NULL
-            if not weights.near and (rows > 2 or weights.distant):
-                product.next = next_line if next_line < next_end else <const char *>product.operands[0].weights
+            if rows > 2:  # (a tile of one of these rows or two has its weights near, whatever their size)
+                if count > 2 and not weights.near:
+                    product.next = next_line if next_line < next_end else <const char *>product.operands[0].weights
+            elif weights.distant:
+                product.next = <const char *>product.operands[0].weights
             next_line += LINE_BYTES * (end - k)
             if rows == 1 and weights.any_order:
                 kernels.sum_row(vectors, &product)
@@ -234,7 +237,7 @@ cdef void multiply(
     const void *const *x,        # (rows,) pointers to (depth,)              IN
     const void *const *start,    # (rows,) pointers to (vectors, lanes)      IN
     void *const *out,            # (rows,) pointers to (vectors, lanes)      OUT  may be start
-    bint downwards,              # from the last group to the first
+    bint downwards,              # from the last panel to the first
 ) noexcept nogil:
     """out[r] = start[r] + x[r] W, for any number of rows."""
     cdef Py_ssize_t at_once = vectors_at_once(weights, rows)
@@ -275,7 +278,7 @@ cdef matrix new_matrix(
     memory.append(raw)
     cdef matrix weights = matrix_of(aligned(raw), depth, vectors, panel)
     weights.near = layer_bytes <= NEAR_BYTES
-    weights.distant = layer_bytes > DISTANT_BYTES
+    weights.distant = depth * vectors * kernels.lanes * kernels.itemsize > DISTANT_BYTES
     return weights
 
 

@@ -23,8 +23,8 @@ typedef struct {
     Py_ssize_t depth;               /* K; 0: nothing else is looked at */
     const real *const *x;           /* (rows,) pointers                       IN */
     Py_ssize_t x_offset;
-    const real *weights;            /* (K, step), the first vectors * LANES of each k used   IN */
-    Py_ssize_t beside;              /* of more than 4 vectors, the second half are so many elements after the first */
+    const real *weights;            /* (K, step), the first vectors * LANES of each k used, or half as many  IN */
+    Py_ssize_t beside;              /* where vectors is over 4: the second half are so many elements after the first */
 } tile_operand;
 
 typedef struct {
@@ -131,7 +131,7 @@ typedef struct {
     Py_ssize_t lanes;
     Py_ssize_t tile_rows;           /* rows of the largest tile */
     Py_ssize_t stretch_bytes;       /* of weights, which all rows use before the next */
-    /* rows <= tile_rows with vectors <= 4, and rows = 1 with vectors <= 8 */
+    /* rows <= tile_rows with vectors <= 4; rows = 1 with 6 or 8, two panels of half as many */
     void (*tile)(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product);
     /* ``rounds`` times 12 multiply-adds of vectors that do not wait for each other, and no memory: the peak of the units */
     void (*multiply_adds)(Py_ssize_t rounds, real *sums);

@@ -14,7 +14,6 @@ import timeit
 from .machine import pin
 
 SIZES_KIB = (16, 32, 128, 512, 1024, 2048, 8192, 16384, 32768, 131072)
-DENSE_INPUTS = 1024
 
 
 def _best(function, seconds):
@@ -42,7 +41,9 @@ def _gemm_gflops(dtype, n):
 
 def read_bandwidth(sizes_kib=SIZES_KIB):
     """Return {KiB: GB/s}."""
-    return {size: max(_dot_rate(size), _dense_rate(size)) for size in sizes_kib}
+    from .contenders.ours import read_rate
+
+    return {size: max(_dot_rate(size), read_rate(size, _best)) for size in sizes_kib}
 
 
 def _dot_rate(size_kib):
@@ -57,16 +58,6 @@ def _dot_rate(size_kib):
     a, b = (np.broadcast_to(half, (repeats, half.size)) for half in halves)
     out = np.empty(repeats, np.float32)
     return repeats * halves.nbytes / _best(lambda: np.vecdot(a, b, out=out), 0.05) * 1e-9
-
-
-def _dense_rate(size_kib):
-    import numpy as np
-
-    import cylstm
-
-    layer = cylstm.Dense(DENSE_INPUTS, size_kib * 256 // DENSE_INPUTS)
-    x = np.ones((1, DENSE_INPUTS), np.float32)
-    return layer.parameters["weight"].nbytes / _best(lambda: layer.forward(x), 0.05) * 1e-9
 
 
 def main():

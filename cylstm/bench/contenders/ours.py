@@ -49,6 +49,14 @@ def peak_gflops(dtype):
     return max(rates)
 
 
+def read_rate(size_kib, best):
+    """GB/s of a Dense of one row, its weights so many KiB; ``best(function, seconds)``: the least time of a call."""
+    inputs = 1024  # 4 KiB, which stay in L1
+    layer = cylstm.Dense(inputs, size_kib * 256 // inputs)
+    x = np.ones((1, inputs), np.float32)
+    return layer.parameters["weight"].nbytes / best(lambda: layer.forward(x), 0.05) * 1e-9
+
+
 def _training(layer, case, data):
     tape = cylstm.Tape()
     state = as_state(states_of(case, data).values())
