@@ -10,6 +10,8 @@ cdef struct matrix:
     Py_ssize_t depth
     Py_ssize_t vectors
     Py_ssize_t panel      # vectors of one tile of many rows; the last panel may have fewer
+    Py_ssize_t last_panel  # first vector of the last panel
+    Py_ssize_t last_pair   # and of the last two, or of a last one that is left alone
     bint near             # the layer's are so small that they stay in L2 from step to step: nothing is fetched ahead
     bint distant          # these are so large that they are fetched ahead for one row or two, too
     bint any_order        # one row's sums may be made in any order: depth is a multiple of 8
@@ -37,6 +39,11 @@ cdef inline Py_ssize_t vectors_at_once(const matrix *weights, Py_ssize_t rows) n
     than one. Sums in any order have chains of their own.
     """
     return 2 * weights.panel if rows == 1 and not weights.any_order else weights.panel
+
+
+cdef inline Py_ssize_t last_at_once(const matrix *weights, Py_ssize_t at_once) noexcept nogil:
+    """The first vector of those that it takes last."""
+    return weights.last_panel if at_once == weights.panel else weights.last_pair
 
 
 cdef void product_of_panels(

@@ -118,6 +118,11 @@ cdef const void *panel_at(const kernel_table *kernels, const matrix *weights, Py
     return weights.data + max(0, min(vector, weights.vectors)) * weights.depth * kernels.lanes * kernels.itemsize
 
 
+cdef void set_ends(matrix *weights) noexcept nogil:
+    weights.last_panel = (weights.vectors - 1) // weights.panel * weights.panel
+    weights.last_pair = (weights.vectors - 1) // (2 * weights.panel) * 2 * weights.panel
+
+
 cdef matrix part_of(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t first_vector, Py_ssize_t last_vector
 ) noexcept nogil:
@@ -125,6 +130,7 @@ cdef matrix part_of(
     cdef matrix part = weights[0]
     part.data = <char *>panel_at(kernels, weights, first_vector)
     part.vectors = last_vector - first_vector
+    set_ends(&part)
     return part
 
 
@@ -242,9 +248,10 @@ cdef void multiply(
     """out[r] = start[r] + x[r] W, for any number of rows."""
     cdef Py_ssize_t at_once = vectors_at_once(weights, rows)
     cdef Py_ssize_t pace = -at_once if downwards else at_once
-    cdef Py_ssize_t vector = (weights.vectors - 1) // at_once * at_once if downwards else 0
+    cdef Py_ssize_t last = last_at_once(weights, at_once)
+    cdef Py_ssize_t vector = last if downwards else 0
     cdef Py_ssize_t row, some, offset
-    while 0 <= vector < weights.vectors:
+    while 0 <= vector <= last:
         offset = vector * kernels.lanes
         row = 0
         while row < rows:
@@ -264,6 +271,7 @@ cdef matrix matrix_of(char *data, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize
     weights.depth = depth
     weights.vectors = vectors
     weights.panel = panel
+    set_ends(&weights)
     weights.near = True
     weights.distant = False
     weights.any_order = False

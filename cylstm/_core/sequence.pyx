@@ -12,7 +12,8 @@ from libc.string cimport memcpy, memset
 from cylstm._core.cells cimport apart, cell
 from cylstm._core.kernels cimport VARIANT_SCRATCH, backward_rows, forward_rows, kernel_table
 from cylstm._core.packing cimport (
-    ROWS_AT_ONCE, Weights, matrix, multiply, panel_at, part_of, product_of_panels, rows_now, vectors_at_once,
+    ROWS_AT_ONCE, Weights, last_at_once, matrix, multiply, panel_at, part_of, product_of_panels, rows_now,
+    vectors_at_once,
 )
 from cylstm._core.team cimport Team
 
@@ -93,7 +94,7 @@ cdef void work_together(layer_description *layer, Py_ssize_t rows) noexcept nogi
     )
     layer.together = layer.at_once * max(1, TOGETHER_BYTES // bytes_at_once)
     if layer.cell.whole:
-        layer.together = (layer.h.vectors + layer.at_once - 1) // layer.at_once * layer.at_once
+        layer.together = last_at_once(&layer.h, layer.at_once) + layer.at_once
     layer.units_together = layer.together // layer.cell.gates * layer.kernels.lanes
     layer.last_together = (layer.h.vectors - 1) // layer.together * layer.together
     layer.last_unit = layer.last_together // layer.cell.gates * layer.kernels.lanes
@@ -317,8 +318,7 @@ cdef inline void step_of(
     cell_rows.options = layer.options
     cell_rows.scratch = work
     while 0 <= first < layer.h.vectors:
-        last = min(layer.h.vectors, first + layer.together) - 1
-        last -= last % layer.at_once
+        last = min(last_at_once(&layer.h, layer.at_once), first + layer.together - layer.at_once)
         origin = 0 if entire else first       # the vector that gates begin with
         sums_origin = 0 if taped else first   # and that the sums of h W_hh begin with
         row = 0
