@@ -220,7 +220,7 @@ cdef void product_of_panels(
             if rows > 2:  # (a tile of one of these rows or two has its weights near, whatever their size)
                 if count > 2 and not weights.near:
                     product.next = next_line if next_line < next_end else <const char *>product.operands[0].weights
-            elif weights.distant:
+            elif weights.distant or (then != NULL and then.distant):
                 product.next = <const char *>product.operands[0].weights
             next_line += LINE_BYTES * (end - k)
             if rows == 1 and weights.any_order:
