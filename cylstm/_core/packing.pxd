@@ -14,6 +14,7 @@ cdef struct matrix:
     Py_ssize_t last_pair   # and of the last two, or of a last one that is left alone
     bint near             # the layer's are so small that they stay in L2 from step to step: nothing is fetched ahead
     bint distant          # these are so large that they are fetched ahead for one row or two, too
+    bint in_pairs         # one row takes two panels at once
     bint any_order        # one row's sums may be made in any order: depth is a multiple of 8
 
 
@@ -33,12 +34,11 @@ cdef inline Py_ssize_t rows_now(const kernel_table *kernels, Py_ssize_t left) no
 
 
 cdef inline Py_ssize_t vectors_at_once(const matrix *weights, Py_ssize_t rows) noexcept nogil:
-    """How many :func:`product_of_panels` takes: a panel, and for one row two.
+    """How many :func:`product_of_panels` takes: a panel, and for one row perhaps two.
 
-    That is eight independent chains of additions instead of four, and two streams of memory, which together come faster
-    than one. Sums in any order have chains of their own.
+    Sums in any order have chains of their own.
     """
-    return 2 * weights.panel if rows == 1 and not weights.any_order else weights.panel
+    return 2 * weights.panel if rows == 1 and weights.in_pairs and not weights.any_order else weights.panel
 
 
 cdef inline Py_ssize_t last_at_once(const matrix *weights, Py_ssize_t at_once) noexcept nogil:
