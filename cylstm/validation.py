@@ -193,20 +193,25 @@ def states(name, value, letters, dtype, outer, widths, batched, why=", as x is u
     if len(letters) == 1:
         if isinstance(value, (tuple, list)):
             raise TypeError(f"{name} is a {type(value).__name__}, expected one array: this cell has no c")
-        return [_state(name, value, dtype, outer, widths[0], batched, why)]
+        return [_state(name, "", value, dtype, outer, widths[0], batched, why)]
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a tuple of two arrays (h, c)")
     if len(value) != 2:
         raise ValueError(f"{name} is a {type(value).__name__} of {len(value)}, expected a tuple of two arrays (h, c)")
+    h, c = value
     return [
-        _state(f"{name} {letter}", part, dtype, outer, width, batched, why)
-        for letter, part, width in zip(letters, value, widths, strict=True)
+        _state(name, letters[0], h, dtype, outer, widths[0], batched, why),
+        _state(name, letters[1], c, dtype, outer, widths[1], batched, why),
     ]
 
 
-def _state(name, value, dtype, outer, width, batched, why):
-    layers, batch = outer
+def _state(name, letter, value, dtype, outer, width, batched, why):
     words, size_ = width
+    if batched and is_plain(value, dtype, 3, size_) and value.shape == (*outer, size_):  # nearly always
+        return value
+    if letter:
+        name = f"{name} {letter}"
+    layers, batch = outer
     expected = (layers, batch, size_) if batched else (layers, size_)
     words = (
         f"(num_layers * num_directions={layers}, batch={batch}, {words}={size_})"
@@ -294,10 +299,10 @@ def cast(name, value, dtype):
 
     A ValueError where they can not be: too large for a float, or fractions as integers.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = value.astype(dtype, order="C", copy=False)
     if value.dtype == dtype:
-        return found
+        return value.astype(dtype, order="C", copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = value.astype(dtype, order="C")
     if dtype.kind == "f" and np.isinf(found).sum() != np.isinf(value).sum():
         raise ValueError(f"{name} has values too large for {dtype}")
     if dtype.kind == "i" and value.dtype.kind == "f" and not (found == value).all():
@@ -451,6 +456,8 @@ def entries(kind, given, expected, owner):
 
 def floats(name, value, expected, dtype):
     """A C-contiguous array of this shape and dtype, from any float dtype: ``value`` itself, if it is one."""
+    if type(value) is np.ndarray and value.dtype is dtype and value.shape == expected and value.flags.carray:
+        return value  # nearly always
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, which is not supported: fill it")
     try:
