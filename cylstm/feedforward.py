@@ -16,7 +16,7 @@ from .layers import Layer, _differing, _plain_name, _read_only
 from .steps import Steps
 from .tape import Gradients, check_tape
 
-# The masks of Dropout among those of one (seed, call): see the kinds of noise in stack.py.
+# The masks of Dropout among those of one (seed, call): see the kinds of noise in stack.pyx.
 _DROPOUT = 6 << 24
 
 _blas = None

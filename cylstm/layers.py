@@ -13,7 +13,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from . import initializers, stack, validation
+from . import initializers, validation
+from ._core import stack
 from ._core.packing import Store, Weights, freeze
 from ._core.turns import Turn
 from .stream import Stream

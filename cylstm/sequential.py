@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import stack, validation
+from . import validation
+from ._core import stack
 from ._core.chain import Chain, Stage
 from ._core.packing import replace_all
 from .feedforward import Dropout, Embedding, Flatten, Last, Masking

@@ -4,7 +4,8 @@ import copy
 
 import numpy as np
 
-from . import stack, validation
+from . import validation
+from ._core import stack
 from ._core.stepper import Stepper
 
 PICKLE_VERSION = 1

@@ -5,7 +5,8 @@ Knows a layer's states by their order and what becomes of two directions by ``st
 
 import numpy as np
 
-from . import stack, validation
+from . import validation
+from ._core import stack
 from .layers import Recurrent
 from .sequential import Container
 from .steps import Steps

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm import reference, stack
+from cylstm import reference
+from cylstm._core import stack
 from cylstm.testing import TOLERANCES, assert_close, gradcheck
 
 CELLS = {

@@ -13,8 +13,8 @@ from cylstm._core.sequence import Cancellation
 from numpy.testing import assert_array_equal
 
 import cylstm
-from cylstm import reference, stack
-from cylstm._core import dispatch, noise
+from cylstm import reference
+from cylstm._core import dispatch, noise, stack
 from cylstm.testing import TOLERANCES, assert_close, gradcheck
 
 # T, B, I, H of most tests: all different, so that no two of these axes can be confused

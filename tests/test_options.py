@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm import reference, stack
-from cylstm._core import dispatch, noise
+from cylstm import reference
+from cylstm._core import dispatch, noise, stack
 from cylstm.testing import TOLERANCES, assert_close, gradcheck
 
 LSTM_OPTIONS = {

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm import stack
-from cylstm._core import cells, dispatch
+from cylstm._core import cells, dispatch, stack
 from cylstm.testing import TOLERANCES, assert_close
 
 # A tile has 6 rows at most and 48 rows are worked on together: each count here is on one side of an edge.

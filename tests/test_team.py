@@ -7,8 +7,8 @@ import pytest
 from cylstm._core.team import Team
 
 import cylstm
-from cylstm import parallel, stack
-from cylstm._core import sequence
+from cylstm import parallel
+from cylstm._core import sequence, stack
 
 
 @pytest.fixture

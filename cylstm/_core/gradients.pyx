@@ -40,13 +40,6 @@ cdef class WeightGradient:
     pays; the numbers are the same. Each call of that puts all columns of rows side by side for itself: n K numbers
     moved, beside its share of n K m multiply-adds.
     """
-    cdef const kernel_table *kernels
-    cdef matrix sums
-    cdef readonly Py_ssize_t parts
-    cdef readonly Py_ssize_t operations  # multiply-adds
-    cdef object dgates
-    cdef object rows
-    cdef object memory
 
     def __init__(self, dgates, rows):
         cdef const kernel_table *kernels = table_of(dgates.dtype)
@@ -97,7 +90,7 @@ cdef class WeightGradient:
                     return
             done += count
 
-    def columns(self, Py_ssize_t gates, Py_ssize_t units, Py_ssize_t first, Py_ssize_t last):
+    cpdef columns(self, Py_ssize_t gates, Py_ssize_t units, Py_ssize_t first, Py_ssize_t last):
         """The gradient of the weights of inputs first .. last - 1, in PyTorch's order: a new array (gates * units, n).
 
         With a ``last`` of -1 of the input ``first`` alone: (gates * units,).

@@ -26,10 +26,10 @@ cdef enum:
     # 15 and 25 MB they took 0.89 to 0.95 of the time (Cascade Lake); with 6 MB it cost 2 %, from L2 20 %.
     DISTANT_BYTES = 4194304
     LINE_BYTES = 64
-    # Two panels at once are eight independent chains of additions instead of four, and two streams of memory, which come
-    # faster than one from L3. But while four chains add 256 bytes, L2 does not give more than that, and gives one stream
-    # faster: of so wide panels those of a matrix in L2 are taken one by one (1.03 to 1.08 times the speed at H = 128 and
-    # 256 on Granite Rapids).
+    # Two panels at once are eight independent chains of additions instead of four, and two streams of memory, which
+    # come faster than one from L3. But while four chains add 256 bytes, L2 does not give more than that, and gives one
+    # stream faster: of so wide panels those of a matrix in L2 are taken one by one (1.03 to 1.10 times the speed at
+    # H = 128 and 256, Granite Rapids).
     WIDE_BYTES = 256
     L1_BYTES = 65536
     L2_BYTES = 1048576

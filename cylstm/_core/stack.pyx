@@ -1,22 +1,26 @@
-"""Layers x directions x dropout between layers, forwards and backwards. Knows no cell and loops over no step.
-
-Everything is time-major here: x (T, B, I), y (T, B, D*P), states (L*D, B, P or H) in PyTorch's order: layer 0 forward,
-layer 0 reverse, layer 1 forward, ...
-"""
+# cython: boundscheck=True, wraparound=True, cdivision=False
+# Layers x directions x dropout between layers, forwards and backwards. Knows no cell and loops over no step. Nothing
+# here is arithmetic; it is compiled because interpreting it would take most of the time of a small call.
+#
+# Everything is time-major here: x (T, B, I), y (T, B, D*P), states (L*D, B, P or H) in PyTorch's order: layer 0
+# forward, layer 0 reverse, layer 1 forward, ...
+"""Stacks of recurrent layers."""
 
 import math
 import time
 from functools import partial
-from itertools import starmap
 from typing import NamedTuple
 
 import numpy as np
 
-from . import parallel
-from ._core import sequence
-from ._core.gradients import WeightGradient
-from ._core.packing import aligned_empty
-from ._core.team import Team
+from cylstm import parallel
+from cylstm._core import sequence
+from cylstm._core.packing import aligned_empty
+from cylstm._core.team import Team
+
+from cylstm._core.gradients cimport WeightGradient
+from cylstm._core.packing cimport Weights
+from cylstm._core.sequence cimport Pass
 
 # Multiply-adds above which a second thread pays: some ten times what waking it costs.
 PARALLEL_OPERATIONS = 10_000_000
@@ -54,16 +58,25 @@ QUIET = Noise()
 _BETWEEN_LAYERS, _INPUT, _RECURRENT, _WEIGHT, _ZONEOUT_H, _ZONEOUT_C = range(6)
 
 
-class Record:
+cdef class Record:
     """What a forward leaves on a tape for :func:`backward`, besides the tape's own buffers."""
 
-    __slots__ = (
-        "batched", "call", "factors", "layer", "masks", "noise", "outputs", "scheme", "seed", "shape", "snapshot",
-        "views", "weights",
-    )  # fmt: skip
+    cdef public object layer      # these three are of the layer that made the call: whose it is,
+    cdef public object snapshot   # of which parameters,
+    cdef public bint batched      # and whether x came with a batch axis
+    cdef public tuple shape       # (T, B)
+    cdef public object scheme
+    cdef public object noise
+    cdef public object seed
+    cdef public object call
+    cdef public list weights      # packed, with what weight dropout has left of them
+    cdef public list factors      # of weight dropout, for each of them
+    cdef public list views
+    cdef public list masks
+    cdef public list outputs      # of each layer, what its directions gave before these were multiplied
 
 
-class _Views:
+cdef class _Views:
     """The arrays of one layer in one direction over the buffers of a tape, which calls of one form have in common.
 
     ``rows`` (T, B, I + 1 + P) are x | 1 | h_prev, of which ``x`` is the first part. ``states`` has (before the first
@@ -71,7 +84,12 @@ class _Views:
     make the gradients of the parameters.
     """
 
-    __slots__ = ("arrays", "form", "products", "rows", "states", "x")
+    cdef readonly Pass arrays
+    cdef readonly object rows
+    cdef readonly object x
+    cdef readonly list states
+    cdef readonly list products
+    cdef tuple form
 
 
 def _slices(batch, directions):
@@ -85,13 +103,13 @@ def _shares(count, parts):
     return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
 
-def _run(function, steps, batch, directions, plain=False):
+cdef _run(function, Py_ssize_t steps, Py_ssize_t batch, list directions, bint plain=False):
     """function(*arguments, first_row, last_row, cancellation) for every direction and slice of the batch.
 
     ``directions``: the arguments of each, its packed weights first. ``plain``: it is a forward pass in which every row
     takes every step, without noise.
     """
-    work = steps * batch * len(directions) * directions[0][0].operations
+    cdef double work = <double>steps * batch * len(directions) * (<Weights?>directions[0][0]).operations
     if work > PARALLEL_OPERATIONS and parallel.get_num_threads() > 1:
         _share_out(function, steps, batch, directions, plain)
         return
@@ -263,13 +281,18 @@ def _clear_empty(states, steps, lengths, mask):
             state[:, rows] = 0
 
 
-def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape):
+def forward_on_tape(list weights, scheme, noise, x, y, states_0, lengths, mask, tape):
     """As :func:`forward`, leaving on ``tape`` what :func:`backward` needs; returns the final states and the Record."""
-    steps, batch, _ = x.shape
-    num_directions = len(scheme.directions)
-    dtype = weights[0].dtype
-    has_c = weights[0].has_c
-    record = Record()
+    cdef Py_ssize_t steps = x.shape[0]
+    cdef Py_ssize_t batch = x.shape[1]
+    cdef Py_ssize_t layers = len(weights)
+    cdef Py_ssize_t num_directions = len(scheme.directions)
+    cdef Py_ssize_t first, last, layer, k
+    cdef Weights packed = weights[0]
+    cdef _Views views
+    cdef list arguments
+    cdef Record record = Record()
+    dtype = packed.dtype
     record.shape = (steps, batch)
     record.scheme = scheme
     record.noise = noise
@@ -279,20 +302,20 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
     record.outputs = []
     record.masks = []
     record.weights = weights
-    record.factors = [None] * len(weights)
+    record.factors = [None] * layers
     if noise.weight_dropout:
         record.factors = [_weight_factors(packed, record, k) for k, packed in enumerate(weights)]
         record.weights = [_thinned(*pair) for pair in zip(weights, record.factors, strict=True)]
-    states_n = [np.empty((len(weights), batch, weights[0].state_size), dtype)]
-    if has_c:
-        states_n.append(np.empty((len(weights), batch, weights[0].hidden_size), dtype))
-    for first in range(0, len(weights), num_directions):
+    states_n = [np.empty((layers, batch, packed.state_size), dtype)]
+    if packed.has_c:
+        states_n.append(np.empty((layers, batch, packed.hidden_size), dtype))
+    for first in range(0, layers, num_directions):
         last = first + num_directions
         layer = first // num_directions
         out = y
-        if last != len(weights):
+        if last != layers:
             out = tape.buffer(("y", layer % 2), (steps, batch, weights[last].input_size), dtype)
-        parts = [out] if num_directions == 1 else _parts(out, scheme.merge, weights[0].state_size)
+        parts = [out] if num_directions == 1 else _parts(out, scheme.merge, packed.state_size)
         arguments = []
         for k in range(first, last):
             packed = record.weights[k]
@@ -309,18 +332,18 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
         try:
             _run(sequence.forward, steps, batch, arguments, plain)
         finally:
-            for _, arrays in arguments:
-                arrays.x = arrays.y = None  # the caller's: backward has no use for them
+            for views in record.views[first:last]:
+                views.arrays.x = views.arrays.y = None  # the caller's: backward has no use for them
         for k in range(first, last):
             views = record.views[k]
             for states, (_, after) in zip(states_n, views.states, strict=True):
                 states[k] = after
-        if scheme.padding != "zero" and last == len(weights):
+        if scheme.padding != "zero" and last == layers:
             _pad_parts(parts, scheme, lengths, mask)
         if num_directions == 2:
             _merge(out, parts, scheme.merge)
         record.outputs.append(parts if scheme.merge == "mul" else None)
-        if noise.dropout and last != len(weights):
+        if noise.dropout and last != layers:
             _drop(out, record, layer, noise.dropout)
         x = out
     if scheme.empty == "zero":
@@ -328,8 +351,10 @@ def forward_on_tape(weights, scheme, noise, x, y, states_0, lengths, mask, tape)
     return states_n, record
 
 
-def _taped_pass(tape, record, packed, k, x, y, lengths, mask):
+cdef tuple _taped_pass(tape, Record record, Weights packed, Py_ssize_t k, x, y, lengths, mask):
     """(views, masks by what they are for) of number k of the layers and directions: all that its pass needs is set."""
+    cdef _Views views
+    cdef Pass arrays
     steps, batch = record.shape
     noise = record.noise
     key = divmod(k, len(record.scheme.directions))
@@ -362,19 +387,20 @@ def _taped_pass(tape, record, packed, k, x, y, lengths, mask):
     return views, masks
 
 
-def _views(tape, key, form, packed):
+cdef _Views _views(tape, key, form, Weights packed):
     """New :class:`_Views` over the buffers that ``tape`` has for ``key``, (layer, direction)."""
     steps, batch, reverse, noise, _ = form
     dtype = packed.dtype
     width, state_size = packed.input_size, packed.state_size
     blocks = (steps, batch, packed.blocks, packed.gates, packed.lanes)
     slots = tape.buffer(("rows", *key), (steps + 1, batch, width + 1 + state_size), dtype)
-    views = _Views()
+    cdef _Views views = _Views()
+    cdef Pass arrays = sequence.Pass()
     views.form = form
     views.rows = slots[1:] if reverse else slots[:steps]
     views.rows[:, :, width] = 1
     views.x = views.rows[:, :, :width]
-    views.arrays = arrays = sequence.Pass()
+    views.arrays = arrays
     arrays.reverse = reverse
     arrays.gates = tape.buffer(("gates", *key), blocks, dtype)
     arrays.h = slots[:, :, width + 1 :]
@@ -415,14 +441,14 @@ def _clear_padding(x, lengths, mask):
 
 def _drop(array, record, layer, p):
     """Multiply by the mask of (seed, call, layer), forwards and backwards alike."""
-    from ._core import noise
+    from cylstm._core import noise
 
     noise.drop(array, record.seed, record.call, layer, p)
 
 
 def _mask(shape, dtype, record, kind, k, p, chosen, others):
     """An array that is ``chosen`` with probability p, by (seed, call, kind, layer, direction) and position."""
-    from ._core import noise
+    from cylstm._core import noise
 
     layer, direction = divmod(k, len(record.scheme.directions))
     out = np.empty(shape, dtype)
@@ -448,31 +474,37 @@ def _thinned(packed, factors):
     return packed.replaced(weight_hh=packed.arrays["weight_hh"] * factors)
 
 
-def backward(record, dy, dstates_n):
+def backward(Record record, dy, dstates_n):
     """(dx, dstates_0, [{name without suffix: gradient}] per layer and direction), all new arrays.
 
     dy as y of :func:`forward`, or None. The tape's gates become dgates.
     """
-    steps, batch = record.shape
-    weights, scheme, noise = record.weights, record.scheme, record.noise
-    num_directions = len(scheme.directions)
-    lengths, mask = record.views[0].arrays.lengths, record.views[0].arrays.mask
+    cdef Py_ssize_t steps = record.shape[0]
+    cdef Py_ssize_t batch = record.shape[1]
+    cdef list weights = record.weights
+    cdef Py_ssize_t layers = len(weights)
+    cdef Py_ssize_t num_directions = len(record.scheme.directions)
+    cdef Py_ssize_t first, last, k
+    cdef Weights packed = weights[0]
+    cdef _Views views = record.views[0]
+    cdef list arguments, gradients
+    scheme, noise = record.scheme, record.noise
+    lengths, mask = views.arrays.lengths, views.arrays.mask
     unseen = _rows_without_steps(steps, lengths, mask)
-    packed = weights[0]
     dtype = packed.dtype
-    dstates = [aligned_empty((len(weights), batch, packed.state_blocks * packed.lanes), dtype, zero=True)]
+    dstates = [aligned_empty((layers, batch, packed.state_blocks * packed.lanes), dtype, zero=True)]
     if packed.has_c:
-        dstates.append(aligned_empty((len(weights), batch, packed.blocks * packed.lanes), dtype, zero=True))
+        dstates.append(aligned_empty((layers, batch, packed.blocks * packed.lanes), dtype, zero=True))
     if dstates_n is not None:
         for part, given in zip(dstates, dstates_n, strict=True):
             part[:, :, : given.shape[2]] = given
         if scheme.empty == "zero":
             _clear_empty(dstates, steps, lengths, mask)
-    gradients = [None] * len(weights)
-    for first in range(len(weights) - num_directions, -1, -num_directions):
+    gradients = [None] * layers
+    for first in range(layers - num_directions, -1, -num_directions):
         last = first + num_directions
         parts = _dy_parts(record, dy, first)
-        if scheme.padding == "repeat" and last == len(weights) and (lengths is not None or mask is not None):
+        if scheme.padding == "repeat" and last == layers and (lengths is not None or mask is not None):
             valid = _valid(steps, lengths, mask)
             parts = [_pad_backward(part, valid, scheme.directions[d]) for d, part in enumerate(parts)]
         arguments = []
@@ -485,9 +517,9 @@ def backward(record, dy, dstates_n):
             arguments.append((packed, record.views[k].arrays, parts[k - first], *dstate, dextras))
         _run(sequence.backward, steps, batch, arguments)
 
-        dx = np.empty((steps, batch, weights[first].input_size), dtype)  # dx = dgates W_ih
+        dx = np.empty((steps, batch, packed.input_size), dtype)  # dx = dgates W_ih
         for k in range(first, last):
-            packed, arrays, *_, dextras = arguments[k - first]
+            packed, *_, dextras = arguments[k - first]
             views = record.views[k]
             if unseen is not None:
                 views.rows[:, unseen, packed.input_size + 1 :] = 0  # a state that no step has seen may be NaN
@@ -496,11 +528,11 @@ def backward(record, dy, dstates_n):
                 gradients[k]["weight_hh"] *= record.factors[k]
             if noise.input_dropout:
                 part = np.empty_like(dx)
-                _run(sequence.input_gradient, steps, batch, [(packed, arrays.gates, part, False)])
+                _run(sequence.input_gradient, steps, batch, [(packed, views.arrays.gates, part, False)])
                 part *= record.masks[k]["x"]
                 dx = dx + part if k > first else part
             else:
-                _run(sequence.input_gradient, steps, batch, [(packed, arrays.gates, dx, k > first)])
+                _run(sequence.input_gradient, steps, batch, [(packed, views.arrays.gates, dx, k > first)])
         if noise.dropout and first:
             _drop(dx, record, first // num_directions - 1, noise.dropout)
         dy = dx
@@ -511,9 +543,10 @@ def _without_padding(array, size):
     return array if array.shape[2] == size else array[:, :, :size].copy()
 
 
-def _dy_parts(record, dy, first):
+cdef list _dy_parts(Record record, dy, Py_ssize_t first):
     """dy of each direction of the layer that begins with number ``first``; zeros if dy is None."""
-    num_directions, width = len(record.scheme.directions), record.weights[first].state_size
+    cdef Py_ssize_t num_directions = len(record.scheme.directions)
+    cdef Py_ssize_t width = (<Weights?>record.weights[first]).state_size
     if dy is None:
         zeros = np.broadcast_to(np.zeros((1, 1, width), record.weights[first].dtype), (*record.shape, width))
         return [zeros] * num_directions
@@ -522,28 +555,32 @@ def _dy_parts(record, dy, first):
     return _merge_backward(dy, record.scheme.merge, record.outputs[first // 2], width)
 
 
-def _parameter_gradients(packed, products, dextras):
+cdef dict _parameter_gradients(Weights packed, list products, dextras):
     """{name: gradient} from the (dgates, rows) of ``products``, each of which gives dgates^T rows.
 
     One, with rows x | 1 | h_prev; or, if h_prev gets others than x, two: with x | 1 and with 1 | h_prev. A second phase
     has one of its own, with 1 | inner.
     """
-    of_x, *others = starmap(_product, products)
-    width = packed.input_size
-    of_h, ones = (others[0], 0) if packed.apart else (of_x, width)
-    size = packed.gates, packed.hidden_size
-    dbias_ih = of_x.columns(*size, width, -1)
-    gradients = {
-        "weight_ih": of_x.columns(*size, 0, width),
-        "weight_hh": of_h.columns(*size, ones + 1, ones + 1 + packed.state_size),
+    cdef list made = [_product(dgates, rows) for dgates, rows in products]
+    cdef WeightGradient of_x = made[0]
+    cdef WeightGradient of_h = made[1] if packed.apart else of_x
+    cdef WeightGradient of_inner
+    cdef Py_ssize_t width = packed.input_size
+    cdef Py_ssize_t ones = 0 if packed.apart else width
+    cdef Py_ssize_t gates = packed.gates
+    cdef Py_ssize_t units = packed.hidden_size
+    dbias_ih = of_x.columns(gates, units, width, -1)
+    cdef dict gradients = {
+        "weight_ih": of_x.columns(gates, units, 0, width),
+        "weight_hh": of_h.columns(gates, units, ones + 1, ones + 1 + packed.state_size),
         "bias_ih": dbias_ih,
-        "bias_hh": of_h.columns(*size, ones, -1) if packed.apart else dbias_ih.copy(),
+        "bias_hh": of_h.columns(gates, units, ones, -1) if packed.apart else dbias_ih.copy(),
     }
     if packed.two_phases:
-        size = 1, packed.state_size
-        of_inner = others[-1]
+        of_inner = made[-1]
+        units = packed.state_size
         packed.place_second(
-            gradients, of_inner.columns(*size, 1, 1 + packed.hidden_size), of_inner.columns(*size, 0, -1)
+            gradients, of_inner.columns(1, units, 1, 1 + packed.hidden_size), of_inner.columns(1, units, 0, -1)
         )
     if dextras is not None:
         gradients |= packed.extra_gradients(dextras)
@@ -555,7 +592,7 @@ def _parameter_gradients(packed, products, dextras):
 
 def _product(dgates, rows):
     """A WeightGradient of dgates (T*B, m) and rows (T*B, n), made."""
-    product = WeightGradient(dgates, rows)
+    cdef WeightGradient product = WeightGradient(dgates, rows)
     threads = parallel.get_num_threads() if product.operations > PARALLEL_OPERATIONS else 1
     if threads == 1:
         product.fill(0, product.parts, None)
