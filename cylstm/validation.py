@@ -445,13 +445,13 @@ def entries(kind, given, expected, owner):
     except (TypeError, ValueError):
         came = type(given).__name__
         raise TypeError(f"{kind}s came as a {came}, expected a mapping of names to arrays") from None
+    if given.keys() == set(expected):
+        return given
     missing = [name for name in expected if name not in given]
     unexpected = [name for name in given if name not in expected]
-    if missing or unexpected:
-        parts = [f"missing: {', '.join(missing)}"] if missing else []
-        parts += [f"unexpected: {', '.join(map(str, unexpected))}"] if unexpected else []
-        raise ValueError(f"{kind} names do not match {owner}; {'; '.join(parts)}")
-    return given
+    parts = [f"missing: {', '.join(missing)}"] if missing else []
+    parts += [f"unexpected: {', '.join(map(str, unexpected))}"] if unexpected else []
+    raise ValueError(f"{kind} names do not match {owner}; {'; '.join(parts)}")
 
 
 def floats(name, value, expected, dtype):
