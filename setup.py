@@ -51,7 +51,7 @@ if GNU and not PORTABLE:
 
 CORE = (
     "dispatch", "cells", "packing", "sequence", "stepper", "chain", "feedforward", "crossentropy", "blas", "noise",
-    "gradients", "team", "turns", "update", "stack",
+    "gradients", "team", "turns", "update", "stack", "workers",
 )  # fmt: skip
 NUMPY = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
 LINK = ["-fsanitize=address"] if DEBUG else []

@@ -3,11 +3,11 @@
 Knows functions to call, not layers. The work itself releases the GIL; BLAS has threads of its own.
 """
 
-import contextlib
 import os
 import threading
 
 from . import validation
+from ._core.workers import Pool
 
 _lock = threading.Lock()
 _pool = None
@@ -46,16 +46,16 @@ def set_num_threads(n):
     n = validation.size("n", n)
     with _lock:
         _num_threads = n
-        _pool = None  # its threads end when the last call that uses it is done
+        if _pool is not None:
+            _pool.close()
+            _pool = None
 
 
-def _executor():
+def _pool_now():
     global _pool
     with _lock:
         if _pool is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            _pool = ThreadPoolExecutor(get_num_threads() - 1 or 1, thread_name_prefix="cylstm")
+            _pool = Pool(get_num_threads() - 1 or 1)
         return _pool
 
 
@@ -70,44 +70,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _take(place):
-    """Call the task in ``place`` ([task], or [] where another thread has taken it)."""
-    try:
-        task = place.pop()
-    except IndexError:
-        return
-    task()
-
-
 def run(tasks, cancellation, helpers=False):
-    """Call every function of ``tasks`` once and return when all have ended: the first here, the others in the pool.
-
-    What no thread of the pool has begun by then is called here too, so no call waits for what others do in the pool.
-    Where they only help the first task (``helpers``), it is not called at all. An exception, Ctrl-C included, asks
-    ``cancellation`` to stop the rest, waits for them and is raised.
-    """
-    places = [[task] for task in tasks[1:]]
-    futures = []
-    try:
-        try:
-            for place in places:
-                futures.append(_executor().submit(_take, place))
-        except RuntimeError:  # no thread is to be had: the interpreter is ending, say
-            pass
-        tasks[0]()
-        for place in places:
-            if helpers:
-                place.clear()
-            _take(place)
-        for future in futures:
-            if not future.cancel():
-                future.result()
-    except BaseException:
-        cancellation.request()
-        for place in places:
-            place.clear()
-        for future in futures:
-            while not (future.cancel() or future.done()):
-                with contextlib.suppress(BaseException):  # a second Ctrl-C may not leave threads in our buffers
-                    future.exception()
-        raise
+    """Call every function of ``tasks`` once, in several threads, and return when all have ended: see ``Pool.run``."""
+    _pool_now().run(tasks, cancellation, helpers)

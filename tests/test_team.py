@@ -189,21 +189,6 @@ def test_helper_ends_when_the_call_is_cancelled(shared):
     assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("helpers", [False, True])
-def test_tasks_that_a_busy_pool_does_not_begin(helpers):
-    before = parallel.get_num_threads()
-    cylstm.set_num_threads(2)
-    occupied = threading.Event()
-    try:
-        parallel._executor().submit(occupied.wait, 60)
-        called = []
-        parallel.run([lambda: called.append(0), lambda: called.append(1)], sequence.Cancellation(), helpers)
-        assert called == ([0] if helpers else [0, 1])
-    finally:
-        occupied.set()
-        cylstm.set_num_threads(before)
-
-
 def test_a_busy_machine_is_left_alone_for_a_while(shared, monkeypatch):
     monkeypatch.setattr(stack, "BUSY_SECONDS", 1000.0)
     monkeypatch.setattr(stack, "_busy_until", 0.0)

@@ -5,15 +5,11 @@
 cdef extern from "atomic.h" nogil:
     Py_ssize_t number_read(Py_ssize_t *number)
     void number_write(Py_ssize_t *number, Py_ssize_t value)
-    void give_way()
 
-# How often one looks for the other, some 20 us, before it offers the processor to others between two looks; without
-# the pause instruction, at which a virtual machine may leave for its host (5 us for a meeting instead of 0.5). And
-# after how many looks the helper was slow: its core has other work, so the step after the next is the leader's alone.
 cdef enum:
     NOT_YET = -1
-    BRIEFLY = 20000
-    TOO_LONG = 20300
+    # Looks after which the helper was slow: its core has other work, so the step after the next is the leader's alone.
+    TOO_LONG = BRIEFLY + 300
 
 
 cdef class Team:
@@ -85,8 +81,3 @@ cdef class Team:
     cdef bint shares(self, Py_ssize_t step) noexcept nogil:
         """Whether ``step`` is one of those shared; asked after the step before it."""
         return self.leader.shared_from <= step < self.leader.shared_until
-
-
-cdef inline void wait(Py_ssize_t looks) noexcept nogil:
-    if looks > BRIEFLY:
-        give_way()
