@@ -1,5 +1,7 @@
 """What README and docs/performance.md show of a run: a results file, tables and plots made from it.
 
+docs/performance.md shows the times of other machines too, whose files are in results/.
+
 ``run.py --publish``, or from one file or several
 
     python benchmarks/published.py results/FILE.json
@@ -42,7 +44,7 @@ def check(commit, root=ROOT):
 
 def file_name(record):
     """CPU and day, of letters that any file system takes."""
-    cpu = re.sub(r"\W+", "-", re.sub(r"\((R|TM)\)|CPU|Processor|@.*", "", record["cpu"])).strip("-").lower()
+    cpu = re.sub(r"\W+", "-", re.sub(r"\((R|TM)\)|CPU|Processor", "", record["cpu"])).strip("-").lower()
     return f"{cpu}-{record['date'][:10]}"
 
 
@@ -101,8 +103,11 @@ def figures(record, name):
     ])  # fmt: skip
 
 
-def bounds(record, name):
-    """The lines between the marks of docs/performance.md: how near each case of one thread is to its limits."""
+def bounds(record, name, others=()):
+    """The lines between the marks of docs/performance.md: how near each case of one thread is to its limits.
+
+    ``others``: records of other machines, whose first run is shown too.
+    """
     limits, run = record["limits"], record["runs"][0]
     rows = []
     for entry in shown(run):
@@ -122,6 +127,7 @@ def bounds(record, name):
         f"![Throughput under the limits]({folder}/{name}-roofline.svg)",
         f"![The best peer's time over ours]({folder}/{name}-ratios.svg)",
         *map(held, [other for other in record["runs"] if other["held"] != run["held"]]),
+        *map(elsewhere, others),
     ])  # fmt: skip
 
 
@@ -130,6 +136,16 @@ def held(run):
     variables = ", ".join(f"`{name}={value}`" for name, value in run["held"].items()) or "no variables"
     level = run["builds"]["ours"]["level"]
     return f"\nLevel {level}, {variables}, medians of {run['rounds']} rounds:\n\n{table([run])}"
+
+
+def elsewhere(record):
+    """The lines on another machine."""
+    run = record["runs"][0]
+    caches = ", ".join(f"{name} {kib} KiB" for name, kib in record["caches_kib"].items())
+    return (
+        f"\nAnother machine, {record['cpu']} ({caches}), level {run['builds']['ours']['level']}, {record['date'][:10]},"
+        f" commit {record['commit']}, medians of {run['rounds']} rounds:\n\n{table([run])}"
+    )
 
 
 def limits_of(case, limits):
@@ -166,11 +182,13 @@ def publish(record, root=ROOT):
         raise ValueError(f"not published: ours was wrong or failed in {', '.join(bad)}")
     folder, name = root / "benchmarks" / "results", file_name(record)
     folder.mkdir(exist_ok=True)
+    there = [command.read(file) for file in sorted(folder.glob("*.json")) if not file.stem.endswith("-all")]
+    others = [other for other in there if other["cpu"] != record["cpu"]]
     command.write(folder / f"{name}.json", record)
     plots.save(plots.latency(record), folder / f"{name}.svg")
     plots.save(plots.roofline(record), folder / f"{name}-roofline.svg")
     plots.save(plots.ratios(record), folder / f"{name}-ratios.svg")
-    for page, text in zip(PAGES, (figures(record, name), bounds(record, name)), strict=True):
+    for page, text in zip(PAGES, (figures(record, name), bounds(record, name, others)), strict=True):
         before, _, rest = (root / page).read_text().partition(BEGIN)
         after = rest.partition(END)[2]
         (root / page).write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")

@@ -423,20 +423,25 @@ def test_what_is_published_comes_from_the_results_file(full, tmp_path):
     pytest.importorskip("matplotlib")
     results = record(entry("step-8-16", ours=[1e-6], numpy=[3e-6]), entry("step-16-32", ours=[2e-6], numpy=[1e-6]))
     marks = full.published.BEGIN, full.published.END
-    for folder in ("benchmarks", "docs"):
-        (tmp_path / folder).mkdir()
+    for folder in ("benchmarks/results", "docs"):
+        (tmp_path / folder).mkdir(parents=True)
     for page in ("README.md", "docs/performance.md"):
         (tmp_path / page).write_text(f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n")
+    elsewhere = record(entry("step-8-16", ours=[5e-6], numpy=[20e-6])) | {"cpu": "B @ 2.5GHz"}
+    command.write(tmp_path / "benchmarks/results" / f"{full.published.file_name(elsewhere)}.json", elsewhere)
     full.published.publish(results, tmp_path)
     # 2 * 4 H (I + H) at 100 GFLOP/s; the weights, 4 * 4 H (I + H) bytes, at 200 GB/s
-    assert "| step-8-16 | 1 | 0.0307 | 0.0307 | 3 %, reading |" in (tmp_path / "docs/performance.md").read_text()
+    text = (tmp_path / "docs/performance.md").read_text()
+    assert "| step-8-16 | 1 | 0.0307 | 0.0307 | 3 %, reading |" in text
+    assert "Another machine, B @ 2.5GHz (" in text and "| step-8-16 | 1 | 5 | 20 (numpy) | 4.00 (4.00-4.00) |" in text
     text = (tmp_path / "README.md").read_text()
     assert "| step-8-16 | 1 | 1 | 3 (numpy) | 3.00 (3.00-3.00) |" in text
     assert "| step-16-32 | 1 | 2 | 1 (numpy) | 0.50 (0.50-0.50) |" in text  # where we lose, too
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert command.read(tmp_path / "benchmarks/results/a-2026-01-02.json") == results
+    assert command.read(tmp_path / "benchmarks/results/a-2-ghz-2026-01-02.json") == results
+    assert command.read(tmp_path / "benchmarks/results/b-2-5ghz-2026-01-02.json") == elsewhere
     for picture in ("", "-roofline", "-ratios"):
-        assert (tmp_path / f"benchmarks/results/a-2026-01-02{picture}.svg").stat().st_size > 1000
+        assert (tmp_path / f"benchmarks/results/a-2-ghz-2026-01-02{picture}.svg").stat().st_size > 1000
 
 
 def test_what_is_published_may_come_from_several_files(full):
