@@ -559,6 +559,21 @@ def test_a_copy_does_not_repeat_the_warning_about_dropout(duplicate):
         assert duplicate(layer).dropout == 0.5
 
 
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_parameters_from_a_pickle_can_not_be_changed(protocol):
+    layer = pickle.loads(pickle.dumps(cylstm.LSTM(8, 64, rng=0), protocol))
+    state_dict = pickle.loads(pickle.dumps(cylstm.LSTM(8, 64, rng=1).state_dict(), protocol))
+    assert not any(value.flags.writeable for value in layer.parameters.values())
+    with pytest.raises(ValueError, match="read-only"):
+        layer.parameters["weight_hh_l0"][...] = 0
+    layer.load_state_dict(state_dict)
+    before = layer.state_dict()
+    for value in state_dict.values():
+        value[...] = 9
+    for name, value in layer.parameters.items():
+        np.testing.assert_array_equal(value, before[name])
+
+
 @every_layer
 def test_a_pickle_of_another_version_is_refused_by_number(make):
     layer = make()

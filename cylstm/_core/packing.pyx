@@ -28,11 +28,11 @@ cdef enum:
     LINE_BYTES = 64
     # Two panels at once are eight independent chains of additions instead of four, and two streams of memory, which
     # come faster than one from L3. But while four chains add 256 bytes, L2 does not give more than that, and gives one
-    # stream faster: of so wide panels those of a matrix in L2 are taken one by one (1.03 to 1.10 times the speed at
-    # H = 128 and 256, Granite Rapids).
+    # stream faster: of so wide panels those of a matrix between these sizes are taken one by one (1.03 to 1.10 times
+    # the speed at H = 128 and 256, on a Xeon with 2 MiB of L2).
     WIDE_BYTES = 256
-    L1_BYTES = 65536
-    L2_BYTES = 1048576
+    PAIRS_UP_TO = 65536
+    PAIRS_OVER = 1048576
 
 
 cdef char *aligned(raw) noexcept:
@@ -105,10 +105,10 @@ cdef frozen_empty(like):
 
 
 cdef frozen(array):
-    """``array``, if it is over such memory; else a copy that is."""
+    """``array``, if it is over such memory; else a copy that is. (Unpickled arrays are over bytes, and writable.)"""
     if not cnp.PyArray_ISCARRAY_RO(array):
         array = np.array(array, order="C")
-    elif type(array.base) is bytes:
+    elif type(array.base) is bytes and not cnp.PyArray_ISWRITEABLE(array):
         return array
     copy = frozen_empty(array)
     memcpy(cnp.PyArray_DATA(copy), cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array))
@@ -130,6 +130,12 @@ cdef void set_ends(matrix *weights) noexcept nogil:
     weights.last_pair = (weights.vectors - 1) // (2 * weights.panel) * 2 * weights.panel
 
 
+cdef void set_pairs(const kernel_table *kernels, matrix *weights) noexcept nogil:
+    cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
+    cdef Py_ssize_t size = weights.depth * weights.vectors * vector_bytes
+    weights.in_pairs = weights.panel * vector_bytes < WIDE_BYTES or not PAIRS_UP_TO < size <= PAIRS_OVER
+
+
 cdef matrix part_of(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t first_vector, Py_ssize_t last_vector
 ) noexcept nogil:
@@ -138,6 +144,7 @@ cdef matrix part_of(
     part.data = <char *>panel_at(kernels, weights, first_vector)
     part.vectors = last_vector - first_vector
     set_ends(&part)
+    set_pairs(kernels, &part)
     return part
 
 
@@ -290,14 +297,13 @@ cdef matrix new_matrix(
     const kernel_table *kernels, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel, Py_ssize_t layer_bytes,
     list memory,
 ):
-    cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
-    cdef Py_ssize_t size = depth * vectors * vector_bytes
+    cdef Py_ssize_t size = depth * vectors * kernels.lanes * kernels.itemsize
     raw = raw_bytes(size, True)
     memory.append(raw)
     cdef matrix weights = matrix_of(aligned(raw), depth, vectors, panel)
     weights.near = layer_bytes <= NEAR_BYTES
     weights.distant = size > DISTANT_BYTES
-    weights.in_pairs = panel * vector_bytes < WIDE_BYTES or not L1_BYTES < size <= L2_BYTES
+    set_pairs(kernels, &weights)
     return weights
 
 
