@@ -4,13 +4,12 @@ Knows functions to call, not layers. The work itself releases the GIL; BLAS has 
 """
 
 import os
-import threading
 
 from . import validation
 from ._core.workers import Pool
 
-_lock = threading.Lock()
-_pool = None
+# By how many threads they may have. (A signal handler that computes would wait for ever for a lock over these two.)
+_pools: dict[int, Pool] = {}
 _num_threads = None
 
 
@@ -42,34 +41,23 @@ def set_num_threads(n):
     TypeError, ValueError
         If ``n`` is not a positive integer.
     """
-    global _num_threads, _pool
-    n = validation.size("n", n)
-    with _lock:
-        _num_threads = n
-        if _pool is not None:
-            _pool.close()
-            _pool = None
+    global _num_threads
+    _num_threads = validation.size("n", n)
+    for size in list(_pools):
+        pool = _pools.pop(size, None)
+        if pool is not None:
+            pool.close()
 
 
-def _pool_now():
-    global _pool
-    with _lock:
-        if _pool is None:
-            _pool = Pool(get_num_threads() - 1 or 1)
-        return _pool
-
-
-def _after_fork_in_child():
-    """The child has none of the parent's threads, and the lock may have been held."""
-    global _pool, _lock
-    _pool = None
-    _lock = threading.Lock()
+def _pool():
+    size = max(1, get_num_threads() - 1)
+    return _pools.get(size) or _pools.setdefault(size, Pool(size))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_pools.clear)  # a child has none of the threads
 
 
 def run(tasks, cancellation, helpers=False):
     """Call every function of ``tasks`` once, in several threads, and return when all have ended: see ``Pool.run``."""
-    _pool_now().run(tasks, cancellation, helpers)
+    _pool().run(tasks, cancellation, helpers)

@@ -1,8 +1,11 @@
 """The pool of threads: every task once, whoever calls it; what is raised, and when threads end."""
 
+import gc
+import os
 import signal
 import threading
 import time
+import weakref
 from functools import partial
 
 import pytest
@@ -20,8 +23,12 @@ def pool():
     pool.close()
 
 
-def ours():
-    return {thread for thread in threading.enumerate() if thread.name == "cylstm"}
+def living():
+    """The threads of this process, as the system counts them."""
+    return {int(name) for name in os.listdir("/proc/self/task")}
+
+
+threads_are_listed = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no list of a process's threads")
 
 
 def wait_until(true):
@@ -42,16 +49,16 @@ def test_every_task_is_called_once(pool):
 def test_tasks_run_side_by_side_and_the_first_one_here(pool):
     meeting, threads = threading.Barrier(3), []
 
-    def task():
-        threads.append(threading.current_thread())
+    def task(first):
+        assert not first or threading.get_ident() == here
+        threads.append(threading.get_ident())
         meeting.wait(60)
 
-    before = ours()
-    for _ in range(2):  # by the same ones
-        threads.clear()
-        pool.run([task] * 3, Cancellation())
-        assert len(threads) == 3
-        assert set(threads) == {threading.current_thread()} | ours() - before
+    here = threading.get_ident()
+    for _ in range(2):
+        pool.run([partial(task, True), partial(task, False), partial(task, False)], Cancellation())
+    assert len(set(threads[:3])) == 3
+    assert set(threads[:3]) == set(threads[3:])  # the same ones again
 
 
 @pytest.mark.parametrize("helpers", [False, True])
@@ -74,19 +81,6 @@ def test_what_no_thread_is_free_for(helpers):
         end.set()
         other.join()
         pool.close()
-
-
-def test_no_thread_is_to_be_had(pool, monkeypatch):
-    def start(thread):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
-    called = []
-    pool.run([lambda: called.append(0), lambda: called.append(1)], Cancellation())
-    assert called == [0, 1]
-    monkeypatch.undo()
-    meeting = threading.Barrier(3)
-    pool.run([lambda: meeting.wait(60)] * 3, Cancellation())  # and later they are
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -125,7 +119,8 @@ def test_of_two_errors_one_is_raised_and_none_comes_later(pool):
     pool.run([lambda: meeting.wait(60)] * 3, Cancellation())  # in the same threads
 
 
-def test_an_error_asks_the_others_to_stop(pool):
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_asks_the_others_to_stop(pool, failing):
     class Recorded(Cancellation):
         requests = 0
 
@@ -144,9 +139,48 @@ def test_an_error_asks_the_others_to_stop(pool):
         assert stopped.wait(60)
 
     cancellation = Recorded()
+    tasks = [work, work]
+    tasks[failing] = fail
     with pytest.raises(ValueError):
-        pool.run([fail, work], cancellation)
-    assert cancellation.requests == 1
+        pool.run(tasks, cancellation)
+    assert cancellation.requests > 0
+
+
+def test_after_an_error_no_task_is_begun():
+    pool, called = Pool(1), []
+
+    def fail():
+        raise ValueError
+
+    def first():
+        assert stopped.wait(60)
+
+    class Recorded(Cancellation):
+        def request(self):
+            stopped.set()
+
+    stopped = threading.Event()
+    with pytest.raises(ValueError):
+        pool.run([first, *[lambda: called.append(True)] * 5, fail], Recorded())  # taken from the end
+    assert called == []
+    pool.close()
+
+
+def test_an_error_is_not_kept(pool):
+    class Error(Exception):
+        pass
+
+    def fail():
+        meeting.wait(60)
+        error = Error()
+        alive.add(error)
+        raise error
+
+    meeting, alive = threading.Barrier(3), weakref.WeakSet()
+    with pytest.raises(Error):
+        pool.run([lambda: meeting.wait(60), fail, fail], Cancellation())
+    gc.collect()
+    assert len(alive) == 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal to send to this thread")
@@ -167,30 +201,63 @@ def test_ctrl_c_while_waiting_for_another_thread(pool):
     assert ended == [True]
 
 
+@threads_are_listed
 def test_closing_ends_the_threads(pool):
-    before = ours()
+    before = living()
     meeting = threading.Barrier(3)
     pool.run([lambda: meeting.wait(60)] * 3, Cancellation())
-    assert len(ours() - before) == 2
+    assert len(living() - before) == 2
     pool.close()
-    wait_until(lambda: ours() <= before)
+    wait_until(lambda: living() <= before)
 
 
+@threads_are_listed
 def test_closing_while_a_thread_works():
     pool = Pool(1)
-    before = ours()
-    pool.run([lambda: None, pool.close], Cancellation())
-    wait_until(lambda: ours() <= before)
+    before = living()
+    meeting = threading.Barrier(2)
+    pool.run([lambda: meeting.wait(60), lambda: (pool.close(), meeting.wait(60))], Cancellation())
+    wait_until(lambda: living() <= before)
 
 
+@threads_are_listed
 def test_a_new_number_of_threads_ends_those_before():
-    before = parallel.get_num_threads()
+    number, before = parallel.get_num_threads(), living()
     meeting = threading.Barrier(2)
     try:
         cylstm.set_num_threads(2)
         parallel.run([lambda: meeting.wait(60)] * 2, Cancellation())
-        found = ours()
         cylstm.set_num_threads(1)
-        wait_until(lambda: not found & ours())
+        wait_until(lambda: living() <= before)
     finally:
-        cylstm.set_num_threads(before)
+        cylstm.set_num_threads(number)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no signal of our own")
+def test_a_signal_handler_may_compute_while_the_pool_is_made(monkeypatch):
+    number, called = parallel.get_num_threads(), []
+    tasks = [lambda: called.append(0), lambda: called.append(1)]
+
+    def interrupted(size):
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGUSR1)
+        return Pool(size)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: parallel.run(tasks, Cancellation()))
+    try:
+        cylstm.set_num_threads(2)
+        monkeypatch.setattr(parallel, "Pool", interrupted)
+        parallel.run(tasks, Cancellation())
+        assert sorted(called) == [0, 0, 1, 1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        cylstm.set_num_threads(number)
+
+
+def test_more_threads_than_any_machine_has():
+    number, meeting = parallel.get_num_threads(), threading.Barrier(2)
+    try:
+        cylstm.set_num_threads(10**30)
+        parallel.run([lambda: meeting.wait(60)] * 2, Cancellation())
+    finally:
+        cylstm.set_num_threads(number)

@@ -1,6 +1,7 @@
-# cython: boundscheck=True, wraparound=True, cdivision=False
-# Layers x directions x dropout between layers, forwards and backwards. Knows no cell and loops over no step. Nothing
-# here is arithmetic; it is compiled because interpreting it would take most of the time of a small call.
+# cython: boundscheck=True, wraparound=True
+# (lists are indexed here, from their ends too)
+# Layers x directions x dropout between layers, forwards and backwards. Knows no cell and loops over no step. It is
+# compiled because interpreting it took most of the time of a small call: docs/performance.md.
 #
 # Everything is time-major here: x (T, B, I), y (T, B, D*P), states (L*D, B, P or H) in PyTorch's order: layer 0
 # forward, layer 0 reverse, layer 1 forward, ...
@@ -110,15 +111,10 @@ cdef _run(function, Py_ssize_t steps, Py_ssize_t batch, list directions, bint pl
     takes every step, without noise.
     """
     cdef double work = <double>steps * batch * len(directions) * (<Weights?>directions[0][0]).operations
-    if work > PARALLEL_OPERATIONS and parallel.get_num_threads() > 1:
-        _share_out(function, steps, batch, directions, plain)
+    if work <= PARALLEL_OPERATIONS or parallel.get_num_threads() == 1:
+        for arguments in directions:
+            function(*arguments, 0, batch, None)
         return
-    for arguments in directions:
-        function(*arguments, 0, batch, None)
-
-
-def _share_out(function, steps, batch, directions, plain):
-    """As :func:`_run`, in threads. (A function of its own: what a comprehension refers to costs every call.)"""
     cancellation = sequence.Cancellation()
     tasks = [
         partial(function, *arguments, first, last, cancellation)
@@ -281,7 +277,7 @@ def _clear_empty(states, steps, lengths, mask):
             state[:, rows] = 0
 
 
-def forward_on_tape(list weights, scheme, noise, x, y, states_0, lengths, mask, tape):
+def forward_on_tape(list weights not None, scheme, noise, x, y, states_0, lengths, mask, tape):
     """As :func:`forward`, leaving on ``tape`` what :func:`backward` needs; returns the final states and the Record."""
     cdef Py_ssize_t steps = x.shape[0]
     cdef Py_ssize_t batch = x.shape[1]
@@ -432,11 +428,7 @@ cdef _Views _views(tape, key, form, Weights packed):
 
 def _clear_padding(x, lengths, mask):
     """Zeros where a step is not valid: a product with a zero gradient must not meet a NaN."""
-    if mask is not None:
-        x[mask == 0] = 0
-        return
-    for row, length in enumerate(lengths.tolist()):
-        x[length:, row] = 0
+    np.copyto(x, 0, where=~_valid(len(x), lengths, mask)[:, :, None])
 
 
 def _drop(array, record, layer, p):
@@ -474,7 +466,7 @@ def _thinned(packed, factors):
     return packed.replaced(weight_hh=packed.arrays["weight_hh"] * factors)
 
 
-def backward(Record record, dy, dstates_n):
+def backward(Record record not None, dy, dstates_n):
     """(dx, dstates_0, [{name without suffix: gradient}] per layer and direction), all new arrays.
 
     dy as y of :func:`forward`, or None. The tape's gates become dgates.

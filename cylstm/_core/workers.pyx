@@ -1,14 +1,16 @@
-# Threads that wait for tasks, and whose end of one is seen at once: to be woken takes a thread some 50 us, a part of
+# Threads that wait for tasks, and whose end of one is seen at once: to be woken takes a thread some 40 us, a part of
 # what a second one gains on work of two milliseconds. So who waits for the end of a task looks for it a while before it
 # sleeps, and finds the GIL free then.
 """A pool of threads for tasks that release the GIL."""
 
-import threading
+import sys
 
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport (
-    PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock, PyThread_type_lock,
-    WAIT_LOCK,
+    PY_LOCK_ACQUIRED, PyLockStatus, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
+    PyThread_release_lock, PyThread_start_new_thread, PyThread_type_lock, WAIT_LOCK,
 )
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from cylstm._core.team cimport BRIEFLY, wait
 
@@ -16,52 +18,55 @@ cdef extern from "atomic.h" nogil:
     Py_ssize_t number_read(Py_ssize_t *number)
     void number_write(Py_ssize_t *number, Py_ssize_t value)
 
+cdef extern from "pythread.h" nogil:
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int until_signal)
+
 cdef enum:
     LONG = BRIEFLY + 1000   # looks, some 0.3 ms
+    MANY = 1000000          # threads
+
+cdef object is_finalizing = sys.is_finalizing   # no name of this module, which may be gone when it is asked
 
 
 cdef class Worker:
-    """A thread that calls the tasks that are left of a list, again and again, until it is given None."""
+    """A thread of the system that calls what is left of a list of tasks, and then waits for the next list.
 
-    cdef PyThread_type_lock wake   # held while there is nothing to do
-    cdef object ended              # a lock that is held while there is
-    cdef list tasks
-    cdef object error
+    Neither the thread nor its locks are those of :mod:`threading`, in whose place there may be others that run no two
+    things at once, and in whose locks nobody could wait without the GIL from where we say.
+    """
+
+    cdef PyThread_type_lock wake   # held while there is no list
+    cdef PyThread_type_lock ended  # held while there is one
     cdef Py_ssize_t is_idle        # a hint of the same, read and written without the GIL
+    cdef list tasks                # None: the thread ends
+    cdef object cancellation
+    cdef object error
 
     def __cinit__(self):
         self.wake = PyThread_allocate_lock()
-        if self.wake == NULL:
+        self.ended = PyThread_allocate_lock()
+        if self.wake == NULL or self.ended == NULL:
             raise MemoryError
         PyThread_acquire_lock(self.wake, WAIT_LOCK)
-        self.ended = threading.Lock()
 
     def __dealloc__(self):
-        PyThread_free_lock(self.wake)
+        if self.wake != NULL:
+            PyThread_free_lock(self.wake)
+        if self.ended != NULL:
+            PyThread_free_lock(self.ended)
 
-    def serve(self):
-        """What the thread does."""
-        cdef Py_ssize_t looks
-        while True:
-            looks = 0
-            with nogil:
-                number_write(&self.is_idle, True)  # here, where who sees it can take the GIL at once
-                while looks < BRIEFLY and number_read(&self.is_idle):  # the parts of one call follow each other closely
-                    looks += 1
-                PyThread_acquire_lock(self.wake, WAIT_LOCK)
-            if self.tasks is None:
-                return
-            try:
-                call_all(self.tasks)
-            except BaseException as error:
-                self.error = error
-            self.tasks = None
-            self.ended.release()
+    cdef bint start(self) except -1:
+        """Make the thread; False: there is none to be had."""
+        Py_INCREF(self)
+        if PyThread_start_new_thread(serve, <void *>self) != <unsigned long>-1:
+            return True
+        Py_DECREF(self)
+        return False
 
-    cdef begin(self, list tasks):
-        self.ended.acquire()
-        self.error = None
+    cdef begin(self, list tasks, cancellation):
+        PyThread_acquire_lock(self.ended, WAIT_LOCK)
         self.tasks = tasks
+        self.cancellation = cancellation
         PyThread_release_lock(self.wake)
         number_write(&self.is_idle, False)
 
@@ -72,30 +77,68 @@ cdef class Worker:
     cdef join(self):
         """Wait until the tasks have ended; Ctrl-C comes through."""
         cdef Py_ssize_t looks = 0
+        cdef PyLockStatus status
         with nogil:
             while looks < LONG and not number_read(&self.is_idle):
                 wait(looks)
                 looks += 1
-        self.ended.acquire()
-        self.ended.release()
+        while True:
+            with nogil:
+                status = PyThread_acquire_lock_timed(self.ended, -1, True)
+            if status == PY_LOCK_ACQUIRED:
+                PyThread_release_lock(self.ended)
+                return
+            PyErr_CheckSignals()
 
 
-cdef call_all(list tasks):
-    """Call the tasks that nobody has taken. (Between the look and the pop no other thread has the GIL.)"""
+cdef void serve(void *worker) noexcept with gil:
+    """What the thread of a worker does."""
+    cdef Worker self = <Worker>worker
+    cdef Py_ssize_t looks = 0
+    Py_DECREF(self)  # that of ``start``
+    while True:
+        with nogil:
+            PyThread_acquire_lock(self.wake, WAIT_LOCK)
+        if self.tasks is None:
+            return
+        try:
+            call_all(self.tasks, self.cancellation)
+        except BaseException as error:
+            self.error = error
+        self.tasks = self.cancellation = None
+        PyThread_release_lock(self.ended)
+        looks = 0
+        with nogil:
+            number_write(&self.is_idle, True)  # here, where who sees it can take the GIL at once
+            while looks < BRIEFLY and number_read(&self.is_idle):  # the parts of one call follow each other closely
+                looks += 1
+
+
+cdef call_all(list tasks, cancellation):
+    """Call the tasks that nobody has taken; after an error in one nobody takes another.
+
+    Between the look and the pop no other thread has the GIL.
+    """
     while tasks:
-        tasks.pop()()
+        task = tasks.pop()
+        try:
+            task()
+        except BaseException:
+            tasks.clear()
+            cancellation.request()
+            raise
 
 
 cdef class Pool:
     """At most ``size`` threads, each made when it is first wanted. They end after :meth:`close`, when they are idle."""
 
     cdef list idle
-    cdef Py_ssize_t unborn
+    cdef Py_ssize_t unborn         # threads that may still be made
     cdef bint closed
 
-    def __init__(self, Py_ssize_t size):
+    def __init__(self, size):
         self.idle = []
-        self.unborn = size
+        self.unborn = min(size, MANY)
 
     def run(self, tasks, cancellation, bint helpers=False):
         """Call every function of ``tasks`` once and return when all have ended: the first here, the others in threads.
@@ -107,17 +150,15 @@ cdef class Pool:
         cdef list rest = list(tasks[1:])
         cdef list workers = []
         cdef Worker worker
+        error = None
         try:
-            self.begin(rest, workers)
-            tasks[0]()
+            self.begin(rest, workers, cancellation)
+            call_all([tasks[0]], cancellation)
             if helpers:
                 rest.clear()
-            call_all(rest)
+            call_all(rest, cancellation)
             for worker in workers:
                 worker.join()
-            for worker in workers:
-                if worker.error is not None:
-                    raise worker.error
         except BaseException:
             cancellation.request()
             rest.clear()
@@ -125,41 +166,35 @@ cdef class Pool:
                 join_whatever_comes(worker)
             raise
         finally:
+            for worker in workers:
+                if worker.error is not None:
+                    error, worker.error = worker.error, None
             self.take_back(workers)
+        if error is not None:
+            raise error
 
     def close(self):
         """The threads that are idle end now, the others when they have become so."""
         self.closed = True
         self.take_back([])
 
-    cdef begin(self, list tasks, list workers):
+    cdef begin(self, list tasks, list workers, cancellation):
         """Have as many threads as there are tasks, or as are to be had, call them; they are added to ``workers``."""
         cdef Worker worker
+        if is_finalizing():  # other threads do not get the GIL any more
+            return
         for _ in range(len(tasks)):
             if self.idle:
                 worker = self.idle.pop()
             elif self.unborn > 0:
-                worker = self.new_worker()
-                if worker is None:
+                worker = Worker()
+                if not worker.start():
                     return
+                self.unborn -= 1
             else:
                 return
             workers.append(worker)
-            worker.begin(tasks)
-
-    cdef Worker new_worker(self):
-        """None: no thread is to be had; the interpreter is ending, say."""
-        cdef Worker worker = Worker()
-        self.unborn -= 1
-        try:
-            threading.Thread(target=worker.serve, name="cylstm", daemon=True).start()
-        except BaseException as error:
-            self.unborn += 1
-            worker.end()  # it may have begun before a Ctrl-C came
-            if not isinstance(error, RuntimeError):
-                raise
-            return None
-        return worker
+            worker.begin(tasks, cancellation)
 
     cdef take_back(self, list workers):
         cdef Worker worker
