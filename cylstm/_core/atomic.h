@@ -1,9 +1,18 @@
 /* What two threads look at and change at the same time: a flag that both may try to take, and numbers that one of them
- * writes and the other waits for. */
+ * writes and the other waits for; and how long it waits. */
 #ifndef CYLSTM_ATOMIC_H
 #define CYLSTM_ATOMIC_H
 
 #include <Python.h>
+#include <time.h>
+
+/* Seconds of a clock that goes on while a thread does not run. */
+static inline double seconds_now(void)
+{
+    struct timespec now;
+    timespec_get(&now, TIME_UTC);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
 
 #ifdef _MSC_VER
 #include <intrin.h>

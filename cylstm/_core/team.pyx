@@ -5,11 +5,15 @@
 cdef extern from "atomic.h" nogil:
     Py_ssize_t number_read(Py_ssize_t *number)
     void number_write(Py_ssize_t *number, Py_ssize_t value)
+    double seconds_now()
 
 cdef enum:
     NOT_YET = -1
-    # Looks after which the helper was slow: its core has other work, so the step after the next is the leader's alone.
-    TOO_LONG = BRIEFLY + 300
+
+# Seconds of waiting after which the helper was slow: its core has other work, so the step after the next is the
+# leader's alone. (Half a step of 25 MB of weights takes 0.3 ms, and more where they are not yet in the caches of that
+# core. The number of looks says nothing: to offer the processor to others takes milliseconds where there are some.)
+cdef double TOO_LONG = 1e-3
 
 
 cdef class Team:
@@ -66,15 +70,18 @@ cdef class Team:
         cdef place *own = &self.helper if helper else &self.leader
         cdef place *other = &self.leader if helper else &self.helper
         cdef Py_ssize_t looks = 0
+        cdef double began = 0
         if self.slow and not helper:
             self.leader.shared_until = steps
         number_write(&own.steps, steps)
         while number_read(&other.steps) < steps:
             if self.cancellation.requested:
                 return False
+            if looks == BRIEFLY:
+                began = seconds_now()
             wait(looks)
             looks += 1
-        if looks > TOO_LONG and not helper:
+        if looks > BRIEFLY and not helper and seconds_now() - began > TOO_LONG:
             self.slow = True
         return self.shares(steps)
 
