@@ -185,7 +185,12 @@ def test_an_error_is_not_kept(pool):
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal to send to this thread")
 def test_ctrl_c_while_waiting_for_another_thread(pool):
-    here, begun, ended = threading.main_thread().ident, threading.Event(), []
+    here, begun, ended, signals = threading.main_thread().ident, threading.Event(), [], []
+
+    def interrupt(*_):
+        signals.append(True)
+        if not ended:  # the second one may be seen as late as after the waiting
+            raise KeyboardInterrupt
 
     def work():
         begun.set()
@@ -196,9 +201,14 @@ def test_ctrl_c_while_waiting_for_another_thread(pool):
         time.sleep(0.1)
         ended.append(True)
 
-    with pytest.raises(KeyboardInterrupt):
-        pool.run([lambda: begun.wait(60), work], Cancellation())
-    assert ended == [True]
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.run([lambda: begun.wait(60), work], Cancellation())
+        assert ended == [True]
+        wait_until(lambda: len(signals) == 2)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @threads_are_listed

@@ -17,14 +17,15 @@ from cylstm._core.team cimport BRIEFLY, wait
 cdef extern from "atomic.h" nogil:
     Py_ssize_t number_read(Py_ssize_t *number)
     void number_write(Py_ssize_t *number, Py_ssize_t value)
+    double seconds_now()
 
 cdef extern from "pythread.h" nogil:
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int until_signal)
 
 cdef enum:
-    LONG = BRIEFLY + 1000   # looks, some 0.3 ms
     MANY = 1000000          # threads
 
+cdef double LONG = 3e-4     # seconds of looking
 cdef object is_finalizing = sys.is_finalizing   # no name of this module, which may be gone when it is asked
 
 
@@ -77,9 +78,14 @@ cdef class Worker:
     cdef join(self):
         """Wait until the tasks have ended; Ctrl-C comes through."""
         cdef Py_ssize_t looks = 0
+        cdef double end = 0
         cdef PyLockStatus status
         with nogil:
-            while looks < LONG and not number_read(&self.is_idle):
+            while not number_read(&self.is_idle):
+                if looks == BRIEFLY:
+                    end = seconds_now() + LONG
+                elif looks > BRIEFLY and seconds_now() > end:
+                    break
                 wait(looks)
                 looks += 1
         while True:
