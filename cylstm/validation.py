@@ -423,9 +423,14 @@ def lengths_array(lengths, batch, steps, batched, name="lengths"):
     return np.array(found, dtype=np.intp)  # a copy: backward needs it, and the caller may change theirs
 
 
+def _fits(value, dtype, expected):
+    """Whether it is an exact ndarray of this dtype and shape, C-contiguous, aligned and writable."""
+    return type(value) is np.ndarray and value.dtype is dtype and value.shape == expected and value.flags.carray
+
+
 def gradient(name, value, dtype, expected):
     """dy or a part of dstate, of exactly this shape."""
-    if type(value) is np.ndarray and value.dtype is dtype and value.shape == expected and value.flags.carray:
+    if _fits(value, dtype, expected):
         return value  # nearly always
     value = array(name, value, dtype)
     shape(name, value, expected, f"{expected}, that of the output of forward")
@@ -456,7 +461,7 @@ def entries(kind, given, expected, owner):
 
 def floats(name, value, expected, dtype):
     """A C-contiguous array of this shape and dtype, from any float dtype: ``value`` itself, if it is one."""
-    if type(value) is np.ndarray and value.dtype is dtype and value.shape == expected and value.flags.carray:
+    if _fits(value, dtype, expected):
         return value  # nearly always
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, which is not supported: fill it")

@@ -23,7 +23,7 @@ from cylstm._core.gradients cimport WeightGradient
 from cylstm._core.packing cimport Weights
 from cylstm._core.sequence cimport Pass
 
-# Multiply-adds above which a second thread pays: some ten times what waking it costs.
+# Multiply-adds above which a second thread pays: a few times what waking it costs.
 PARALLEL_OPERATIONS = 10_000_000
 # Rows that a thread's slice of the batch has at least: fewer would leave its tiles half empty.
 SLICE_ROWS = 4

@@ -3,20 +3,34 @@
 from cylstm._core.sequence cimport Cancellation
 
 cdef extern from "atomic.h" nogil:
+    double seconds_now()
     void give_way()
 
 cdef enum:
-    BRIEFLY = 20000
+    BRIEFLY = 20000   # looks, some 20 us
 
 
-cdef inline void wait(Py_ssize_t looks) noexcept nogil:
-    """Between two looks for what another thread does, of which there were so many.
+cdef struct looking:
+    # For what another thread does; zeros at first.
+    Py_ssize_t looks
+    double since      # the first of those that do not follow each other at once
 
-    The first, some 20 us, follow each other at once: without the pause instruction, at which a virtual machine may
-    leave for its host (5 us for a meeting instead of 0.5). After those the processor is offered to others.
+
+cdef inline double wait(looking *at) noexcept nogil:
+    """Between two looks; the seconds since ``at.since``, 0 before.
+
+    The first follow each other at once: without the pause instruction, at which a virtual machine may leave for its
+    host (5 us for a meeting instead of 0.5). After those the processor is offered to others.
     """
-    if looks > BRIEFLY:
-        give_way()
+    cdef double now
+    at.looks += 1
+    if at.looks <= BRIEFLY:
+        return 0
+    now = seconds_now()
+    if at.looks == BRIEFLY + 1:
+        at.since = now
+    give_way()
+    return now - at.since
 
 
 cdef struct place:

@@ -5,7 +5,6 @@
 cdef extern from "atomic.h" nogil:
     Py_ssize_t number_read(Py_ssize_t *number)
     void number_write(Py_ssize_t *number, Py_ssize_t value)
-    double seconds_now()
 
 cdef enum:
     NOT_YET = -1
@@ -56,32 +55,28 @@ cdef class Team:
 
     cdef Py_ssize_t join(self) noexcept nogil:
         """The helper waits to be taken in; the first step that it shares."""
-        cdef Py_ssize_t looks = 0
+        cdef looking at = looking(0, 0)
         number_write(&self.helper.here, True)
         while number_read(&self.leader.shared_from) == NOT_YET:
             if self.cancellation.requested:
                 return self.leader.shared_until
-            wait(looks)
-            looks += 1
+            wait(&at)
         return self.leader.shared_from
 
     cdef bint meet(self, Py_ssize_t steps, bint helper) noexcept nogil:
         """Wait until both have done the first ``steps`` steps; whether they share the next one."""
         cdef place *own = &self.helper if helper else &self.leader
         cdef place *other = &self.leader if helper else &self.helper
-        cdef Py_ssize_t looks = 0
-        cdef double began = 0
+        cdef looking at = looking(0, 0)
+        cdef double waited = 0
         if self.slow and not helper:
             self.leader.shared_until = steps
         number_write(&own.steps, steps)
         while number_read(&other.steps) < steps:
             if self.cancellation.requested:
                 return False
-            if looks == BRIEFLY:
-                began = seconds_now()
-            wait(looks)
-            looks += 1
-        if looks > BRIEFLY and not helper and seconds_now() - began > TOO_LONG:
+            waited = wait(&at)
+        if waited > TOO_LONG and not helper:
             self.slow = True
         return self.shares(steps)
 

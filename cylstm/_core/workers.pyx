@@ -12,12 +12,11 @@ from cpython.pythread cimport (
 )
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
-from cylstm._core.team cimport BRIEFLY, wait
+from cylstm._core.team cimport BRIEFLY, looking, wait
 
 cdef extern from "atomic.h" nogil:
     Py_ssize_t number_read(Py_ssize_t *number)
     void number_write(Py_ssize_t *number, Py_ssize_t value)
-    double seconds_now()
 
 cdef extern from "pythread.h" nogil:
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int until_signal)
@@ -77,17 +76,11 @@ cdef class Worker:
 
     cdef join(self):
         """Wait until the tasks have ended; Ctrl-C comes through."""
-        cdef Py_ssize_t looks = 0
-        cdef double end = 0
+        cdef looking at = looking(0, 0)
         cdef PyLockStatus status
         with nogil:
-            while not number_read(&self.is_idle):
-                if looks == BRIEFLY:
-                    end = seconds_now() + LONG
-                elif looks > BRIEFLY and seconds_now() > end:
-                    break
-                wait(looks)
-                looks += 1
+            while not number_read(&self.is_idle) and wait(&at) < LONG:
+                pass
         while True:
             with nogil:
                 status = PyThread_acquire_lock_timed(self.ended, -1, True)
@@ -159,7 +152,7 @@ cdef class Pool:
         error = None
         try:
             self.begin(rest, workers, cancellation)
-            call_all([tasks[0]], cancellation)
+            tasks[0]()
             if helpers:
                 rest.clear()
             call_all(rest, cancellation)
