@@ -86,6 +86,12 @@ def table(runs):
     return report.table(["case", "threads", "cylstm", "best peer", "best peer / cylstm"], rows)
 
 
+def taken_on(record, more=""):
+    """What a table's figures are of; ``more``: on the processor."""
+    level = record["runs"][0]["builds"]["ours"]["level"]
+    return f"{record['cpu']}{more}, level {level}, {record['date'][:10]}, commit {record['commit']}"
+
+
 def figures(record, name):
     """The lines between README's marks: of the runs that are held to no other instruction set than the first."""
     run = record["runs"][0]
@@ -93,7 +99,7 @@ def figures(record, name):
     absent = f" Not measured: {', '.join([*run['absent'], *run['failed']])}." if run["absent"] or run["failed"] else ""
     folder = "benchmarks/results"
     return "\n".join([
-        f"{record['cpu']}, level {run['builds']['ours']['level']}, {record['date'][:10]}, commit {record['commit']},"
+        f"{taken_on(record)},"
         f" Python {record['python']}, {packages}.{absent} Medians of {run['rounds']} rounds in microseconds; the ratio"
         f" is paired by round, its quartiles in brackets. [All numbers]({folder}/{name}.json), made by"
         " `python benchmarks/run.py`; [how to make and read them](benchmarks/README.md).",
@@ -120,7 +126,7 @@ def bounds(record, name, others=()):
     rates = ", ".join(f"{kib} KiB {rate:.0f}" for kib, rate in limits["read_gb_per_s"].items())
     folder = "../benchmarks/results"
     return "\n".join([
-        f"{record['cpu']}, level {run['builds']['ours']['level']}, {record['date'][:10]}, commit {record['commit']},"
+        f"{taken_on(record)},"
         f" one thread, microseconds. Peak {peak:.0f} GFLOP/s; reading, GB/s: {rates}.",
         "",
         report.table(["case", "cylstm", "arithmetic alone", "reading weights alone", "of the time"], rows),
@@ -141,10 +147,9 @@ def held(run):
 def elsewhere(record):
     """The lines on another machine."""
     run = record["runs"][0]
-    caches = ", ".join(f"{name} {kib} KiB" for name, kib in record["caches_kib"].items())
     return (
-        f"\nAnother machine, {record['cpu']} ({caches}), level {run['builds']['ours']['level']}, {record['date'][:10]},"
-        f" commit {record['commit']}, medians of {run['rounds']} rounds:\n\n{table([run])}"
+        f"\nAnother machine, {taken_on(record, f' ({report.caches(record)})')}, medians of {run['rounds']} rounds:"
+        f"\n\n{table([run])}"
     )
 
 

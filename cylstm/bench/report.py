@@ -60,9 +60,13 @@ def ratio_text(ratio):
     return "-" if ratio is None else f"{ratio[0]:.2f} ({ratio[1]:.2f}-{ratio[2]:.2f})"
 
 
+def caches(record):
+    return ", ".join(f"{name} {kib} KiB" for name, kib in record["caches_kib"].items())
+
+
 def head(record):
     """The lines that belong above every figure."""
-    machine = {**record, "caches": ", ".join(f"{name} {kib} KiB" for name, kib in record["caches_kib"].items())}
+    machine = {**record, "caches": caches(record)}
     lines = [f"{name:<9}{machine[name]}" for name in ("date", "cpu", "caches", "system", "python", "commit")]
     run = record["runs"][0]
     for name, build in run["builds"].items():
