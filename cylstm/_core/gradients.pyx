@@ -13,9 +13,11 @@ from cylstm._core.packing cimport (
     aligned,
     matrix,
     matrix_of,
-    product_of_panels,
+    multiply_panels,
+    panel_product,
     raw_bytes,
     rows_now,
+    set_product,
     vector_at,
 )
 from cylstm._core.sequence cimport Cancellation, interrupted, release, take_back
@@ -50,7 +52,7 @@ cdef class WeightGradient:
         self.dgates = dgates
         self.rows = rows
         self.memory = raw_bytes(n * vectors * kernels.lanes * kernels.itemsize, terms == 0)
-        self.sums = matrix_of(aligned(self.memory), n, vectors, PANEL)
+        self.sums = matrix_of(kernels, aligned(self.memory), n, vectors, PANEL)
         self.parts = (vectors + PANEL - 1) // PANEL
         self.operations = terms * n * vectors * kernels.lanes
 
@@ -155,7 +157,8 @@ cdef void add_part(
     cdef char *zeros = scratch
     cdef char *fresh = zeros + PANEL * vector_bytes
     cdef char *to
-    cdef matrix panel = matrix_of(fresh + ROWS_AT_ONCE * PANEL * vector_bytes, count, width, width)
+    cdef panel_product product
+    cdef matrix panel = matrix_of(kernels, fresh + ROWS_AT_ONCE * PANEL * vector_bytes, count, width, width)
     for k in range(count):
         memcpy(panel.data + k * width * vector_bytes, from_, width * vector_bytes)
         from_ += sums.vectors * vector_bytes
@@ -168,7 +171,8 @@ cdef void add_part(
             x[r] = columns + (row + r) * column_bytes
             start[r] = zeros
             out[r] = (to if first_terms else fresh) + r * width * vector_bytes
-        product_of_panels(kernels, &panel, x, NULL, NULL, 0, width, some, start, 0, out, 0, NULL)
+        set_product(&product, kernels, &panel, x, NULL, NULL, some, start, out)
+        multiply_panels(&product, 0, width, 0, 0, NULL)
         if not first_terms:
             kernels.add(some * width * kernels.lanes, fresh, to)
         row += some

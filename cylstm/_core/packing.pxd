@@ -1,7 +1,7 @@
 # The packed form of weights, and products with it.
 
 from cylstm._core.cells cimport cell
-from cylstm._core.kernels cimport cell_options, kernel_table
+from cylstm._core.kernels cimport cell_options, kernel_table, tile_product
 
 
 cdef struct matrix:
@@ -9,6 +9,7 @@ cdef struct matrix:
     char *data
     Py_ssize_t depth
     Py_ssize_t vectors
+    Py_ssize_t vector_bytes  # of one vector for all k
     Py_ssize_t panel      # vectors of one tile of many rows; the last panel may have fewer
     Py_ssize_t last_panel  # first vector of the last panel
     Py_ssize_t last_pair   # and of the last two, or of a last one that is left alone
@@ -46,17 +47,56 @@ cdef inline Py_ssize_t last_at_once(const matrix *weights, Py_ssize_t at_once) n
     return weights.last_panel if at_once == weights.panel else weights.last_pair
 
 
-cdef void product_of_panels(
-    const kernel_table *kernels, const matrix *weights, const void *const *x, const matrix *then,
-    const void *const *x_then, Py_ssize_t first_vector, Py_ssize_t vectors, Py_ssize_t rows,
-    const void *const *start, Py_ssize_t start_offset, void *const *out, Py_ssize_t out_offset, const void *following,
+cdef struct panel_product:
+    # A product of some rows with a packed matrix, or with two of the same panels, panel by panel.
+    const kernel_table *kernels
+    const matrix *weights
+    const matrix *then        # NULL: none
+    Py_ssize_t rows
+    tile_product tile         # of all these rows and all k
+
+
+cdef inline void set_product(
+    panel_product *product,
+    const kernel_table *kernels,
+    const matrix *weights,
+    const void *const *x,        # (rows,) pointers to (depth,)      IN
+    const matrix *then,
+    const void *const *x_then,   # (rows,) pointers to (depth,)      IN
+    Py_ssize_t rows,
+    const void *const *start,    # (rows,) pointers                  IN
+    void *const *out,            # (rows,) pointers                  OUT  may be start
+) noexcept nogil:
+    """out[r] = start[r] + x[r] W + x_then[r] W_then, of which :func:`multiply_panels` makes some vectors."""
+    product.kernels = kernels
+    product.weights = weights
+    product.then = then
+    product.rows = rows
+    product.tile.operands[0].depth = weights.depth
+    product.tile.operands[0].x = x
+    product.tile.operands[0].x_offset = 0
+    product.tile.operands[1].depth = 0
+    if then != NULL:
+        product.tile.operands[1].depth = then.depth
+        product.tile.operands[1].x = x_then
+        product.tile.operands[1].x_offset = 0
+    product.tile.start = start
+    product.tile.out = out
+
+cdef void multiply_panels(
+    panel_product *product, Py_ssize_t first_vector, Py_ssize_t vectors, Py_ssize_t start_offset,
+    Py_ssize_t out_offset, const void *following,
 ) noexcept nogil
 
 cdef matrix part_of(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t first_vector, Py_ssize_t last_vector
 ) noexcept nogil
 
-cdef const void *panel_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil
+
+cdef inline const void *panel_at(const matrix *weights, Py_ssize_t vector) noexcept nogil:
+    """Where the panel that begins with ``vector`` is; an end of the matrix where there is none."""
+    return weights.data + max(0, min(vector, weights.vectors)) * weights.vector_bytes
+
 
 cdef void multiply(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t rows,
@@ -68,7 +108,9 @@ cdef char *aligned(raw) noexcept
 
 cdef raw_bytes(Py_ssize_t count, bint zero)
 
-cdef matrix matrix_of(char *data, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel) noexcept nogil
+cdef matrix matrix_of(
+    const kernel_table *kernels, char *data, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel
+) noexcept nogil
 
 cdef char *vector_at(
     const kernel_table *kernels, const matrix *weights, Py_ssize_t vector, Py_ssize_t k, Py_ssize_t *step

@@ -120,20 +120,15 @@ def freeze(dict arrays):
     return {name: frozen(array) for name, array in arrays.items()}
 
 
-cdef const void *panel_at(const kernel_table *kernels, const matrix *weights, Py_ssize_t vector) noexcept nogil:
-    """Where the panel that begins with ``vector`` is; an end of the matrix where there is none."""
-    return weights.data + max(0, min(vector, weights.vectors)) * weights.depth * kernels.lanes * kernels.itemsize
-
-
 cdef void set_ends(matrix *weights) noexcept nogil:
     weights.last_panel = (weights.vectors - 1) // weights.panel * weights.panel
     weights.last_pair = (weights.vectors - 1) // (2 * weights.panel) * 2 * weights.panel
 
 
 cdef void set_pairs(const kernel_table *kernels, matrix *weights) noexcept nogil:
-    cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
-    cdef Py_ssize_t size = weights.depth * weights.vectors * vector_bytes
-    weights.in_pairs = weights.panel * vector_bytes < WIDE_BYTES or not PAIRS_UP_TO < size <= PAIRS_OVER
+    cdef Py_ssize_t panel_bytes = weights.panel * kernels.lanes * kernels.itemsize
+    cdef Py_ssize_t size = weights.vectors * weights.vector_bytes
+    weights.in_pairs = panel_bytes < WIDE_BYTES or not PAIRS_UP_TO < size <= PAIRS_OVER
 
 
 cdef matrix part_of(
@@ -141,87 +136,100 @@ cdef matrix part_of(
 ) noexcept nogil:
     """The vectors first_vector .. last_vector - 1 of a matrix; both are multiples of its panel, or its end."""
     cdef matrix part = weights[0]
-    part.data = <char *>panel_at(kernels, weights, first_vector)
+    part.data = <char *>panel_at(weights, first_vector)
     part.vectors = last_vector - first_vector
     set_ends(&part)
     set_pairs(kernels, &part)
     return part
 
 
-cdef void product_of_panels(
-    const kernel_table *kernels,
-    const matrix *weights,
-    const void *const *x,        # (rows,) pointers to (depth,)      IN
-    const matrix *then,          # a second product whose sums go on from the first's; NULL: none
-    const void *const *x_then,   # (rows,) pointers to (depth,)      IN
-    Py_ssize_t first_vector,     # of a panel, in both
+cdef void multiply_panels(
+    panel_product *product,
+    Py_ssize_t first_vector,     # of a panel, in both matrices
     Py_ssize_t vectors,          # of that panel, or for one row of two
-    Py_ssize_t rows,
-    const void *const *start,    # (rows,) pointers                  IN
     Py_ssize_t start_offset,     # of the first vector
-    void *const *out,            # (rows,) pointers                  OUT  may be start
     Py_ssize_t out_offset,
     const void *following,       # the weights that will be read after these
 ) noexcept nogil:
-    """out[r] = start[r] + x[r] W + x_then[r] W_then for the vectors of one panel, or two.
+    """The sums of one panel, or of two."""
+    cdef const kernel_table *kernels = product.kernels
+    cdef const matrix *weights = product.weights
+    cdef const matrix *then = product.then
+    cdef tile_product *tile = &product.tile
+    cdef Py_ssize_t width = min(weights.panel, vectors)
+    if width < vectors < 2 * width:  # the last panel has fewer, and no tile has two that differ
+        multiply_panels(product, first_vector, width, start_offset, out_offset, following)
+        multiply_panels(
+            product, first_vector + width, vectors - width, start_offset + width * kernels.lanes,
+            out_offset + width * kernels.lanes, following,
+        )
+        return
+    tile.weights_step = width * kernels.lanes
+    tile.start_offset = start_offset
+    tile.out_offset = out_offset
+    tile.operands[0].weights = weights.data + first_vector * weights.vector_bytes
+    tile.operands[0].beside = weights.depth * tile.weights_step
+    if then != NULL:
+        tile.operands[1].weights = then.data + first_vector * then.vector_bytes
+        tile.operands[1].beside = then.depth * tile.weights_step
+    if product.rows > kernels.tile_rows:
+        multiply_many(product, width, following)
+        return
+    tile.next = NULL
+    if product.rows > 2:  # (a tile of one row or two has its weights near, unless they are distant)
+        if not weights.near:
+            tile.next = <const char *>following
+    elif weights.distant or (then != NULL and then.distant):
+        tile.next = <const char *>tile.operands[0].weights
+    if product.rows == 1 and weights.any_order:
+        kernels.sum_row(vectors, tile)
+    else:
+        kernels.tile(product.rows, vectors, tile)
+
+
+cdef void multiply_many(const panel_product *product, Py_ssize_t vectors, const void *following) noexcept nogil:
+    """Of more rows than a tile has, for the panel that ``product.tile`` is set to.
 
     A stretch of k is used by all rows before the next one, which is fetched to L2 meanwhile: a large block of weights
     comes from L3 or memory once, and without being waited for.
     """
-    cdef tile_product product
-    cdef Py_ssize_t width = min(weights.panel, vectors)
-    cdef Py_ssize_t k_bytes = width * kernels.lanes * kernels.itemsize
-    cdef Py_ssize_t turn = weights.depth       # where the second product begins
-    cdef Py_ssize_t depth = turn + (then.depth if then != NULL else 0)
-    cdef Py_ssize_t stretch = depth
-    cdef Py_ssize_t tiles = 1
-    cdef Py_ssize_t size = rows
+    cdef const kernel_table *kernels = product.kernels
+    cdef const tile_product *whole = &product.tile
+    cdef tile_product tile = whole[0]
+    cdef Py_ssize_t rows = product.rows
+    cdef Py_ssize_t k_bytes = vectors * kernels.lanes * kernels.itemsize
+    cdef Py_ssize_t turn = whole.operands[0].depth       # where the second product begins
+    cdef Py_ssize_t depth = turn + whole.operands[1].depth
+    cdef Py_ssize_t stretch = max(kernels.stretch_bytes // k_bytes, 1)
+    # Rows are shared out evenly: 32 are 6 + 6 + 5 + 5 + 5 + 5 and not 5 * 6 + 2.
+    cdef Py_ssize_t tiles = (rows + kernels.tile_rows - 1) // kernels.tile_rows
+    cdef Py_ssize_t size = rows // tiles
     cdef Py_ssize_t k = 0
     cdef Py_ssize_t end, done, count, left
-    cdef const char *data = <const char *>panel_at(kernels, weights, first_vector)
-    cdef const char *data_then = <const char *>panel_at(kernels, then, first_vector) if then != NULL else NULL
+    cdef const char *data = <const char *>whole.operands[0].weights
+    cdef const char *data_then = <const char *>whole.operands[1].weights
     cdef const char *next_line
     cdef const char *next_end
-    if width < vectors < 2 * width:  # the last panel has fewer, and no tile has two that differ
-        product_of_panels(
-            kernels, weights, x, then, x_then, first_vector, width, rows, start, start_offset, out, out_offset,
-            following,
-        )
-        product_of_panels(
-            kernels, weights, x, then, x_then, first_vector + width, vectors - width, rows, start,
-            start_offset + width * kernels.lanes, out, out_offset + width * kernels.lanes, following,
-        )
-        return
-    if rows > kernels.tile_rows:
-        # Rows are shared out evenly: 32 are 6 + 6 + 5 + 5 + 5 + 5 and not 5 * 6 + 2.
-        tiles = (rows + kernels.tile_rows - 1) // kernels.tile_rows
-        size = rows // tiles
-        stretch = max(kernels.stretch_bytes // k_bytes, 1)
-    product.weights_step = width * kernels.lanes
-    product.operands[0].beside = turn * width * kernels.lanes   # (one row goes through both products in one stretch)
-    product.operands[1].beside = (depth - turn) * width * kernels.lanes
-    product.operands[1].weights = data_then
     while k < depth:
         end = min(depth, k + stretch)
-        product.operands[1].depth = 0
-        product.operands[1].x = x_then
-        product.operands[1].x_offset = 0
+        tile.operands[1].depth = 0
+        tile.operands[1].x = whole.operands[1].x
+        tile.operands[1].x_offset = 0
         if k < turn:
-            product.operands[0].depth = min(end, turn) - k
-            product.operands[0].x = x
-            product.operands[0].x_offset = k
-            product.operands[0].weights = data + k * k_bytes
+            tile.operands[0].depth = min(end, turn) - k
+            tile.operands[0].x = whole.operands[0].x
+            tile.operands[0].x_offset = k
+            tile.operands[0].weights = data + k * k_bytes
             if end > turn:
-                product.operands[1].depth = end - turn
+                tile.operands[1].depth = end - turn
         else:
-            product.operands[0].depth = end - k
-            product.operands[0].x = x_then
-            product.operands[0].x_offset = k - turn
-            product.operands[0].weights = data_then + (k - turn) * k_bytes
-        product.start = start if k == 0 else <const void *const *>out
-        product.start_offset = start_offset if k == 0 else out_offset
-        product.out = out
-        product.out_offset = out_offset
+            tile.operands[0].depth = end - k
+            tile.operands[0].x = whole.operands[1].x
+            tile.operands[0].x_offset = k - turn
+            tile.operands[0].weights = data_then + (k - turn) * k_bytes
+        tile.start = whole.start if k == 0 else <const void *const *>whole.out
+        tile.start_offset = whole.start_offset if k == 0 else whole.out_offset
+        tile.out = whole.out
         next_line = <const char *>following
         if end < depth:
             next_line = data + end * k_bytes if end < turn else data_then + (end - turn) * k_bytes
@@ -230,21 +238,15 @@ cdef void product_of_panels(
         done = 0
         while done < rows:
             count = size + (rows - done > size * left)
-            product.next = NULL
-            if rows > 2:  # (a tile of one of these rows or two has its weights near, whatever their size)
-                if count > 2 and not weights.near:
-                    product.next = next_line if next_line < next_end else <const char *>product.operands[0].weights
-            elif weights.distant or (then != NULL and then.distant):
-                product.next = <const char *>product.operands[0].weights
+            tile.next = NULL
+            if count > 2 and not product.weights.near:
+                tile.next = next_line if next_line < next_end else <const char *>tile.operands[0].weights
             next_line += LINE_BYTES * (end - k)
-            if rows == 1 and weights.any_order:
-                kernels.sum_row(vectors, &product)
-            else:
-                kernels.tile(count, vectors, &product)
-            product.operands[0].x += count
-            product.operands[1].x += count
-            product.start += count
-            product.out += count
+            kernels.tile(count, vectors, &tile)
+            tile.operands[0].x += count
+            tile.operands[1].x += count
+            tile.start += count
+            tile.out += count
             done += count
             left -= 1
         k = end
@@ -265,24 +267,29 @@ cdef void multiply(
     cdef Py_ssize_t last = last_at_once(weights, at_once)
     cdef Py_ssize_t vector = last if downwards else 0
     cdef Py_ssize_t row, some, offset
+    cdef panel_product product
     while 0 <= vector <= last:
         offset = vector * kernels.lanes
         row = 0
         while row < rows:
             some = rows_now(kernels, rows - row)
-            product_of_panels(
-                kernels, weights, x + row, NULL, NULL, vector, min(at_once, weights.vectors - vector), some,
-                start + row, offset, out + row, offset, panel_at(kernels, weights, vector + pace),
+            set_product(&product, kernels, weights, x + row, NULL, NULL, some, start + row, out + row)
+            multiply_panels(
+                &product, vector, min(at_once, weights.vectors - vector), offset, offset,
+                panel_at(weights, vector + pace),
             )
             row += some
         vector += pace
 
 
-cdef matrix matrix_of(char *data, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel) noexcept nogil:
+cdef matrix matrix_of(
+    const kernel_table *kernels, char *data, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel
+) noexcept nogil:
     """A matrix over ``data``, of which nothing is fetched ahead."""
     cdef matrix weights
     weights.data = data
     weights.depth = depth
+    weights.vector_bytes = depth * kernels.lanes * kernels.itemsize
     weights.vectors = vectors
     weights.panel = panel
     set_ends(&weights)
@@ -300,7 +307,7 @@ cdef matrix new_matrix(
     cdef Py_ssize_t size = depth * vectors * kernels.lanes * kernels.itemsize
     raw = raw_bytes(size, True)
     memory.append(raw)
-    cdef matrix weights = matrix_of(aligned(raw), depth, vectors, panel)
+    cdef matrix weights = matrix_of(kernels, aligned(raw), depth, vectors, panel)
     weights.near = layer_bytes <= NEAR_BYTES
     weights.distant = size > DISTANT_BYTES
     set_pairs(kernels, &weights)

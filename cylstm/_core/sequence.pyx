@@ -12,8 +12,8 @@ from libc.string cimport memcpy, memset
 from cylstm._core.cells cimport apart, cell
 from cylstm._core.kernels cimport VARIANT_SCRATCH, backward_rows, forward_rows, kernel_table
 from cylstm._core.packing cimport (
-    ROWS_AT_ONCE, Weights, last_at_once, matrix, multiply, panel_at, part_of, product_of_panels, rows_now,
-    vectors_at_once,
+    ROWS_AT_ONCE, Weights, last_at_once, matrix, multiply, multiply_panels, panel_at, panel_product, part_of,
+    rows_now, set_product, vectors_at_once,
 )
 from cylstm._core.team cimport Team
 
@@ -301,7 +301,9 @@ cdef inline void step_of(
     cdef Py_ssize_t unit = layer.last_unit if downwards else 0           # its first hidden unit
     cdef Py_ssize_t last, row, some, vector, vectors, origin, sums_origin, start_vector
     cdef const void *const *start
+    cdef const void *const *x_rows
     cdef const void *const *h_rows
+    cdef panel_product product, product_h
     cdef const void *following
     cdef void *const *gates
     cdef void *const *sums
@@ -327,36 +329,38 @@ cdef inline void step_of(
             gates = <void *const *>(cell_rows.gates + row)
             sums = <void *const *>(rows.recurrent + row) if separate else gates
             vector = last if downwards else first
+            start = <const void *const *>(rows.start + row)
+            h_rows = <const void *const *>(rows.h_in + row)
+            if with_input:
+                x_rows = <const void *const *>(rows.x + row)
+                set_product(
+                    &product, kernels, &layer.x, x_rows, NULL if separate else &layer.h, h_rows, some, start, gates
+                )
+            if separate:
+                set_product(
+                    &product_h, kernels, &layer.h, h_rows, NULL, NULL, some, <const void *const *>sums, sums
+                )
+            elif not with_input:
+                set_product(&product, kernels, &layer.h, h_rows, NULL, NULL, some, start, gates)
             while first <= vector <= last:
-                start = <const void *const *>(rows.start + row)
-                h_rows = <const void *const *>(rows.h_in + row)
-                following = panel_at(kernels, leading, vector + pace)
+                following = panel_at(leading, vector + pace)
                 vectors = min(layer.at_once, layer.h.vectors - vector)
                 if separate:
                     start_vector = vector
                     if with_input:
-                        product_of_panels(
-                            kernels, &layer.x, <const void *const *>(rows.x + row), NULL, NULL, vector, vectors, some,
-                            start, vector * lanes, gates, (vector - origin) * lanes,
-                            panel_at(kernels, &layer.h, vector),
+                        multiply_panels(
+                            &product, vector, vectors, vector * lanes, (vector - origin) * lanes,
+                            panel_at(&layer.h, vector),
                         )
                         start = <const void *const *>gates
                         start_vector = vector - origin
                     begin_anew(layer, vector, vectors, some, start, start_vector, sums, vector - sums_origin)
-                    product_of_panels(
-                        kernels, &layer.h, h_rows, NULL, NULL, vector, vectors, some, <const void *const *>sums,
-                        (vector - sums_origin) * lanes, sums, (vector - sums_origin) * lanes, following,
-                    )
-                elif with_input:
-                    product_of_panels(
-                        kernels, &layer.x, <const void *const *>(rows.x + row), &layer.h, h_rows, vector, vectors,
-                        some, start, vector * lanes, gates, (vector - origin) * lanes, following,
+                    multiply_panels(
+                        &product_h, vector, vectors, (vector - sums_origin) * lanes, (vector - sums_origin) * lanes,
+                        following,
                     )
                 else:
-                    product_of_panels(
-                        kernels, &layer.h, h_rows, NULL, NULL, vector, vectors, some, start, vector * lanes, gates,
-                        (vector - origin) * lanes, following,
-                    )
+                    multiply_panels(&product, vector, vectors, vector * lanes, (vector - origin) * lanes, following)
                 vector += pace
             cell_rows.first = row
             cell_rows.count = some
