@@ -18,6 +18,7 @@ from cylstm._core.packing cimport (
     raw_bytes,
     rows_now,
     set_product,
+    take_rows,
     vector_at,
 )
 from cylstm._core.sequence cimport Cancellation, interrupted, release, take_back
@@ -163,6 +164,7 @@ cdef void add_part(
         memcpy(panel.data + k * width * vector_bytes, from_, width * vector_bytes)
         from_ += sums.vectors * vector_bytes
     memset(zeros, 0, width * vector_bytes)
+    set_product(&product, kernels, &panel, NULL)
     row = 0
     while row < sums.depth:
         some = rows_now(kernels, sums.depth - row)
@@ -171,7 +173,7 @@ cdef void add_part(
             x[r] = columns + (row + r) * column_bytes
             start[r] = zeros
             out[r] = (to if first_terms else fresh) + r * width * vector_bytes
-        set_product(&product, kernels, &panel, x, NULL, NULL, some, start, out)
+        take_rows(&product, some, x, NULL, start, out)
         multiply_panels(&product, 0, width, 0, 0, NULL)
         if not first_terms:
             kernels.add(some * width * kernels.lanes, fresh, to)

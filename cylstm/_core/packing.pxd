@@ -57,31 +57,33 @@ cdef struct panel_product:
 
 
 cdef inline void set_product(
+    panel_product *product, const kernel_table *kernels, const matrix *weights, const matrix *then
+) noexcept nogil:
+    """The matrices; then come the rows."""
+    product.kernels = kernels
+    product.weights = weights
+    product.then = then
+    product.tile.operands[0].x_offset = 0
+    product.tile.operands[0].depth = weights.depth
+    product.tile.operands[1].x_offset = 0
+    product.tile.operands[1].depth = then.depth if then != NULL else 0
+
+
+cdef inline void take_rows(
     panel_product *product,
-    const kernel_table *kernels,
-    const matrix *weights,
-    const void *const *x,        # (rows,) pointers to (depth,)      IN
-    const matrix *then,
-    const void *const *x_then,   # (rows,) pointers to (depth,)      IN
     Py_ssize_t rows,
+    const void *const *x,        # (rows,) pointers to (depth,)      IN
+    const void *const *x_then,   # (rows,) pointers to (depth,)      IN   of the second matrix
     const void *const *start,    # (rows,) pointers                  IN
     void *const *out,            # (rows,) pointers                  OUT  may be start
 ) noexcept nogil:
     """out[r] = start[r] + x[r] W + x_then[r] W_then, of which :func:`multiply_panels` makes some vectors."""
-    product.kernels = kernels
-    product.weights = weights
-    product.then = then
     product.rows = rows
-    product.tile.operands[0].depth = weights.depth
     product.tile.operands[0].x = x
-    product.tile.operands[0].x_offset = 0
-    product.tile.operands[1].depth = 0
-    if then != NULL:
-        product.tile.operands[1].depth = then.depth
-        product.tile.operands[1].x = x_then
-        product.tile.operands[1].x_offset = 0
+    product.tile.operands[1].x = x_then
     product.tile.start = start
     product.tile.out = out
+
 
 cdef void multiply_panels(
     panel_product *product, Py_ssize_t first_vector, Py_ssize_t vectors, Py_ssize_t start_offset,

@@ -268,12 +268,13 @@ cdef void multiply(
     cdef Py_ssize_t vector = last if downwards else 0
     cdef Py_ssize_t row, some, offset
     cdef panel_product product
+    set_product(&product, kernels, weights, NULL)
     while 0 <= vector <= last:
         offset = vector * kernels.lanes
         row = 0
         while row < rows:
             some = rows_now(kernels, rows - row)
-            set_product(&product, kernels, weights, x + row, NULL, NULL, some, start + row, out + row)
+            take_rows(&product, some, x + row, NULL, start + row, out + row)
             multiply_panels(
                 &product, vector, min(at_once, weights.vectors - vector), offset, offset,
                 panel_at(weights, vector + pace),

@@ -3,8 +3,8 @@
 from cpython.pystate cimport PyThreadState
 
 from cylstm._core.cells cimport cell
-from cylstm._core.kernels cimport cell_options, kernel_table
-from cylstm._core.packing cimport Weights, matrix
+from cylstm._core.kernels cimport cell_options, forward_rows, kernel_table
+from cylstm._core.packing cimport Weights, matrix, panel_product
 
 
 cdef class Cancellation:
@@ -60,6 +60,13 @@ cdef struct step_rows:
     const void **second_start  # (state_blocks, lanes) IN  here
     const void **keep_h       # (P,)                  IN   of zoneout
     const void **keep_c       # (H,)                  IN
+    # And what prepare() makes of them.
+    bint with_input
+    bint taped
+    bint entire               # gates are whole rows
+    forward_rows cell
+    panel_product product     # x W_ih, and h W_hh where that is not apart; or h W_hh alone
+    panel_product product_h   # where it is apart
 
 
 cdef layer_description describe(Weights weights, Py_ssize_t rows)
@@ -69,9 +76,11 @@ cdef step_rows from_row(const step_rows *rows, Py_ssize_t row) noexcept nogil
 cdef void free_rows(step_rows *rows) noexcept nogil
 cdef void scratch_rows(
     const layer_description *layer, step_rows *rows, Py_ssize_t count, char *scratch) noexcept nogil
+cdef void prepare(
+    const layer_description *layer, step_rows *rows, bint with_input, bint taped, char *work
+) noexcept nogil
 cdef void step(
-    const layer_description *layer, const step_rows *rows, Py_ssize_t count, bint with_input, bint taped,
-    bint downwards, char *work,
+    const layer_description *layer, step_rows *rows, Py_ssize_t count, bint downwards
 ) noexcept nogil
 cdef Py_ssize_t work_bytes(const layer_description *layer) noexcept nogil
 cdef PyThreadState *release(Py_ssize_t operations) noexcept

@@ -13,7 +13,7 @@ from cylstm._core.cells cimport apart, cell
 from cylstm._core.kernels cimport VARIANT_SCRATCH, backward_rows, forward_rows, kernel_table
 from cylstm._core.packing cimport (
     ROWS_AT_ONCE, Weights, last_at_once, matrix, multiply, multiply_panels, panel_at, panel_product, part_of,
-    rows_now, set_product, vectors_at_once,
+    rows_now, set_product, take_rows, vectors_at_once,
 )
 from cylstm._core.team cimport Team
 
@@ -88,13 +88,14 @@ cdef layer_description describe(Weights weights, Py_ssize_t rows):
 
 cdef void work_together(layer_description *layer, Py_ssize_t rows) noexcept nogil:
     """Set what depends on how many rows there are: the vectors that are worked on together."""
+    cdef Py_ssize_t vector_bytes = layer.kernels.lanes * layer.kernels.itemsize
     layer.at_once = vectors_at_once(&layer.h, rows)
-    cdef Py_ssize_t bytes_at_once = (
-        max(1, min(<Py_ssize_t>ROWS_AT_ONCE, rows)) * layer.at_once * layer.kernels.lanes * layer.kernels.itemsize
-    )
-    layer.together = layer.at_once * max(1, TOGETHER_BYTES // bytes_at_once)
+    layer.together = layer.at_once
     if layer.cell.whole:
-        layer.together = last_at_once(&layer.h, layer.at_once) + layer.at_once
+        layer.together += last_at_once(&layer.h, layer.at_once)
+    else:
+        rows = max(1, min(<Py_ssize_t>ROWS_AT_ONCE, rows))
+        layer.together *= max(1, TOGETHER_BYTES // (rows * layer.at_once * vector_bytes))
     layer.units_together = layer.together // layer.cell.gates * layer.kernels.lanes
     layer.last_together = (layer.h.vectors - 1) // layer.together * layer.together
     layer.last_unit = layer.last_together // layer.cell.gates * layer.kernels.lanes
@@ -244,10 +245,10 @@ cdef void begin_anew(
 
 
 cdef void second_phase(
-    const layer_description *layer, const step_rows *rows, const forward_rows *first_phase, bint downwards
+    const layer_description *layer, const step_rows *rows, bint downwards
 ) noexcept nogil:
-    """The rows of ``first_phase`` go on: second = second_start + inner W;  h, y = cell(second)."""
-    cdef forward_rows now = first_phase[0]
+    """The rows of the first phase go on: second = second_start + inner W;  h, y = cell(second)."""
+    cdef forward_rows now = rows.cell
     multiply(
         layer.kernels, &layer.second, now.count, <const void *const *>(rows.inner + now.first),
         <const void *const *>(rows.second_start + now.first), <void *const *>(rows.second + now.first), downwards,
@@ -270,15 +271,44 @@ cdef void zone_out(const layer_description *layer, const step_rows *rows, Py_ssi
             )
 
 
+cdef void prepare(
+    const layer_description *layer,
+    step_rows *rows,
+    bint with_input,           # False: rows.start holds bias + x W_ih already
+    bint taped,                # rows.gates, .recurrent are whole rows; False: scratch for what is worked on together
+    char *work,                # work_bytes(layer)
+) noexcept nogil:
+    """Set what is the same in all steps of these arrays; once more where ``layer`` is another, of other sizes."""
+    cdef bint halfway = two_phases(layer)
+    cdef forward_rows *cell_rows = &rows.cell
+    rows.with_input = with_input
+    rows.taped = taped
+    rows.entire = taped or (layer.apart and not with_input)
+    cell_rows.gates = <void *const *>(<void **>rows.start if layer.apart and not with_input else rows.gates)
+    cell_rows.recurrent = <void *const *>rows.recurrent
+    cell_rows.h_prev = <const void *const *>(rows.h_in if halfway else rows.h_prev)
+    cell_rows.c_prev = <const void *const *>rows.c_prev
+    cell_rows.c = <void *const *>rows.c
+    cell_rows.h = <void *const *>(rows.inner if halfway else rows.h)
+    cell_rows.y = <void *const *>(rows.inner if halfway else rows.y)
+    cell_rows.second = <void *const *>rows.second
+    cell_rows.options = layer.options
+    cell_rows.scratch = work
+    if layer.apart:
+        set_product(&rows.product, layer.kernels, &layer.x, NULL)
+        set_product(&rows.product_h, layer.kernels, &layer.h, NULL)
+    elif with_input:
+        set_product(&rows.product, layer.kernels, &layer.x, &layer.h)
+    else:
+        set_product(&rows.product, layer.kernels, &layer.h, NULL)
+
+
 cdef inline void step_of(
     const bint separate,       # layer.apart, known to the compiler: its other half costs nothing then
     const layer_description *layer,
-    const step_rows *rows,
+    step_rows *rows,           # prepared
     Py_ssize_t count,          # active rows
-    bint with_input,           # False: rows.start holds bias + x W_ih already
-    bint taped,                # rows.gates, .recurrent are whole rows; False: scratch for what is worked on together
     bint downwards,            # from the last block to the first
-    char *work,                # work_bytes(layer)
 ) noexcept nogil:
     """One time step: for some blocks after the other, for some rows after the other, the products and then the cell.
 
@@ -291,8 +321,10 @@ cdef inline void step_of(
     A cell in two phases writes what the first makes of the gates, all of it, into ``inner``, and goes on from there.
     """
     cdef const kernel_table *kernels = layer.kernels
-    cdef const matrix *leading = &layer.x if with_input else &layer.h
-    cdef forward_rows cell_rows
+    cdef const matrix *leading = &layer.x if rows.with_input else &layer.h
+    cdef forward_rows *cell_rows = &rows.cell
+    cdef panel_product *product = &rows.product
+    cdef panel_product *product_h = &rows.product_h
     cdef Py_ssize_t lanes = kernels.lanes
     cdef Py_ssize_t units = layer.units_together
     cdef Py_ssize_t pace = -layer.at_once if downwards else layer.at_once
@@ -301,66 +333,47 @@ cdef inline void step_of(
     cdef Py_ssize_t unit = layer.last_unit if downwards else 0           # its first hidden unit
     cdef Py_ssize_t last, row, some, vector, vectors, origin, sums_origin, start_vector
     cdef const void *const *start
-    cdef const void *const *x_rows
     cdef const void *const *h_rows
-    cdef panel_product product, product_h
     cdef const void *following
     cdef void *const *gates
     cdef void *const *sums
-    cdef bint entire = taped or (separate and not with_input)   # gates are whole rows
-    cdef bint halfway = two_phases(layer)
-    cell_rows.gates = <void *const *>(<void **>rows.start if separate and not with_input else rows.gates)
-    cell_rows.recurrent = <void *const *>rows.recurrent
-    cell_rows.h_prev = <const void *const *>(rows.h_in if halfway else rows.h_prev)
-    cell_rows.c_prev = <const void *const *>rows.c_prev
-    cell_rows.c = <void *const *>rows.c
-    cell_rows.h = <void *const *>(rows.inner if halfway else rows.h)
-    cell_rows.y = <void *const *>(rows.inner if halfway else rows.y)
-    cell_rows.second = <void *const *>rows.second
-    cell_rows.options = layer.options
-    cell_rows.scratch = work
     while 0 <= first < layer.h.vectors:
         last = min(last_at_once(&layer.h, layer.at_once), first + layer.together - layer.at_once)
-        origin = 0 if entire else first       # the vector that gates begin with
-        sums_origin = 0 if taped else first   # and that the sums of h W_hh begin with
+        origin = 0 if rows.entire else first       # the vector that gates begin with
+        sums_origin = 0 if rows.taped else first   # and that the sums of h W_hh begin with
         row = 0
         while row < count:
             some = rows_now(kernels, count - row)
-            gates = <void *const *>(cell_rows.gates + row)
-            sums = <void *const *>(rows.recurrent + row) if separate else gates
-            vector = last if downwards else first
             start = <const void *const *>(rows.start + row)
+            gates = <void *const *>(cell_rows.gates + row)
             h_rows = <const void *const *>(rows.h_in + row)
-            if with_input:
-                x_rows = <const void *const *>(rows.x + row)
-                set_product(
-                    &product, kernels, &layer.x, x_rows, NULL if separate else &layer.h, h_rows, some, start, gates
-                )
+            if rows.with_input:
+                take_rows(product, some, <const void *const *>(rows.x + row), h_rows, start, gates)
+            elif not separate:
+                take_rows(product, some, h_rows, NULL, start, gates)
             if separate:
-                set_product(
-                    &product_h, kernels, &layer.h, h_rows, NULL, NULL, some, <const void *const *>sums, sums
-                )
-            elif not with_input:
-                set_product(&product, kernels, &layer.h, h_rows, NULL, NULL, some, start, gates)
+                sums = <void *const *>(rows.recurrent + row)
+                take_rows(product_h, some, h_rows, NULL, <const void *const *>sums, sums)
+            vector = last if downwards else first
             while first <= vector <= last:
                 following = panel_at(leading, vector + pace)
                 vectors = min(layer.at_once, layer.h.vectors - vector)
                 if separate:
                     start_vector = vector
-                    if with_input:
+                    if rows.with_input:
                         multiply_panels(
-                            &product, vector, vectors, vector * lanes, (vector - origin) * lanes,
+                            product, vector, vectors, vector * lanes, (vector - origin) * lanes,
                             panel_at(&layer.h, vector),
                         )
                         start = <const void *const *>gates
                         start_vector = vector - origin
                     begin_anew(layer, vector, vectors, some, start, start_vector, sums, vector - sums_origin)
                     multiply_panels(
-                        &product_h, vector, vectors, (vector - sums_origin) * lanes, (vector - sums_origin) * lanes,
+                        product_h, vector, vectors, (vector - sums_origin) * lanes, (vector - sums_origin) * lanes,
                         following,
                     )
                 else:
-                    multiply_panels(&product, vector, vectors, vector * lanes, (vector - origin) * lanes, following)
+                    multiply_panels(product, vector, vectors, vector * lanes, (vector - origin) * lanes, following)
                 vector += pace
             cell_rows.first = row
             cell_rows.count = some
@@ -368,12 +381,23 @@ cdef inline void step_of(
             cell_rows.recurrent_offset = (first - sums_origin) * lanes
             cell_rows.unit_offset = unit
             cell_rows.units = min(units, layer.hidden_size - unit)
-            layer.cell.forward(&cell_rows)
-            if halfway:
-                second_phase(layer, rows, &cell_rows, downwards)
+            layer.cell.forward(cell_rows)
+            if two_phases(layer):
+                second_phase(layer, rows, downwards)
             row += some
         first += together
         unit += -units if downwards else units
+
+
+cdef void step(
+    const layer_description *layer, step_rows *rows, Py_ssize_t count, bint downwards
+) noexcept nogil:
+    if layer.apart:
+        step_of(True, layer, rows, count, downwards)
+    else:
+        step_of(False, layer, rows, count, downwards)
+    if layer.keep_h != NULL:
+        zone_out(layer, rows, count)
 
 
 cdef struct strided:
@@ -381,18 +405,6 @@ cdef struct strided:
     char *data
     Py_ssize_t step
     Py_ssize_t row
-
-
-cdef void step(
-    const layer_description *layer, const step_rows *rows, Py_ssize_t count, bint with_input, bint taped,
-    bint downwards, char *work,
-) noexcept nogil:
-    if layer.apart:
-        step_of(True, layer, rows, count, with_input, taped, downwards, work)
-    else:
-        step_of(False, layer, rows, count, with_input, taped, downwards, work)
-    if layer.keep_h != NULL:
-        zone_out(layer, rows, count)
 
 
 cdef strided view(array):
@@ -519,6 +531,7 @@ cdef void take_on(forward_pass *run, const layer_description *layer) noexcept no
     run.c.data += unit_bytes
     run.gates.data += unit_bytes * layer.cell.gates
     run.recurrent.data += unit_bytes * layer.cell.gates
+    prepare(&run.layer, &run.rows, run.chunk == 0, run.taped, run.work)
 
 
 cdef void special_row(
@@ -620,7 +633,7 @@ cdef Py_ssize_t forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t la
                             memcpy(at(&run.c, c_next, row), at(&run.c, c_slot, row), c_bytes)
                     if run.special:
                         special_rest(run, row, t, h_slot)
-            step(&run.layer, rows, count, run.chunk == 0, run.taped, s & 1, run.work)
+            step(&run.layer, rows, count, s & 1)
             s += 1
             if run.shared and not team.meet(s, run.helper):
                 return s
@@ -836,6 +849,9 @@ cdef bint forward_part(
     if steps > 1 and rows < 2 * run.layer.kernels.tile_rows:
         run.chunk = min(steps, max(INPUT_BYTES // input_bytes, 2 * run.layer.kernels.tile_rows) // rows)
     scratch = scratch_bytes(&run.layer, rows)
+    if team is not None:
+        half = some_units(&whole, rows, helper)
+        scratch = max(scratch, scratch_bytes(&half, rows))
     work = work_bytes(&run.layer)
     memory = <char *>malloc(ALIGNMENT + work + scratch + (run.chunk * rows * input_bytes if not run.taped else 0))
     if memory == NULL:
@@ -854,10 +870,9 @@ cdef bint forward_part(
         if not run.taped:
             scratch_rows(&run.layer, &run.rows, rows, run.scratch)
             run.scratch += scratch
+        prepare(&run.layer, &run.rows, run.chunk == 0, run.taped, run.work)
         run.helper = helper
         run.shared = False
-        if team is not None:
-            half = some_units(&whole, rows, helper)
         if helper:
             with nogil:
                 help_out(&run, &half, team)

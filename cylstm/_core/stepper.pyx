@@ -19,6 +19,7 @@ from cylstm._core.sequence cimport (
     from_row,
     interrupted,
     layer_description,
+    prepare,
     release,
     rows_per_part,
     scratch_bytes,
@@ -194,6 +195,7 @@ cdef class Stepper:
             for k in range(self.num_layers):
                 rows = &self.rows[slot * self.num_layers + k]
                 scratch_rows(&self.layers[k], rows, self.count, self.work + work)
+                prepare(&self.layers[k], rows, True, False, self.work)
                 for r in range(self.count):
                     rows.start[r] = self.layers[k].bias
                     rows.keep_h[r] = self.layers[k].keep_h
@@ -253,10 +255,11 @@ cdef class Stepper:
                 state = release(self.operations * some)
                 for k in range(self.num_layers):
                     if row == 0:
-                        step(&self.layers[k], &rows[k], some, True, False, self.slot, self.work)
+                        step(&self.layers[k], &rows[k], some, self.slot)
                     else:
                         part = from_row(&rows[k], row)
-                        step(&self.layers[k], &part, some, True, False, self.slot, self.work)
+                        prepare(&self.layers[k], &part, True, False, self.work)
+                        step(&self.layers[k], &part, some, self.slot)
                 take_back(state)
                 row += some
                 if row < self.count:
