@@ -1,10 +1,13 @@
 # What differs between cells, as data: chosen before the time loop, which knows no cell.
 
-from cylstm._core.kernels cimport activation, backward_function, cell_options, forward_function, kernel_table
+from cylstm._core.kernels cimport (
+    activation, backward_function, cell_options, forward_beside_function, forward_function, kernel_table,
+)
 
 
 cdef struct cell:
     forward_function *forward
+    forward_beside_function *forward_beside   # or NULL
     backward_function *backward
     Py_ssize_t gates     # vectors of a block's pre-activations
     Py_ssize_t carried   # of these, sums that go on from x W_ih to h W_hh; the others begin anew, from b_hh

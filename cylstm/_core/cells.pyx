@@ -78,6 +78,7 @@ cdef cell cell_of(const kernel_table *kernels, str name, dict options) except *:
     if name == "lstm":
         c = new_cell(kernels.lstm_forward, kernels.lstm_backward, 4, 4)
         c.has_c = True
+        c.forward_beside = kernels.lstm_forward_beside
     elif name == "lstm_variant":
         gates = 4 if options.get("coupled") is None else 3
         c = new_cell(

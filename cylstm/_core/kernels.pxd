@@ -4,6 +4,7 @@
 cdef extern from "table.h" nogil:
     ctypedef void real
     const char *KERNEL_TABLE_NAME
+    const int BESIDE_TERMS
     const int VARIANT_SCRATCH
     ctypedef struct tile_operand:
         Py_ssize_t depth
@@ -83,6 +84,7 @@ cdef extern from "table.h" nogil:
         const cell_options *options
         void *scratch
     ctypedef void forward_function(const forward_rows *) noexcept nogil
+    ctypedef void forward_beside_function(const forward_rows *, const tile_product *) noexcept nogil
     ctypedef void backward_function(const backward_rows *) noexcept nogil
     ctypedef struct update:
         Py_ssize_t count
@@ -103,6 +105,7 @@ cdef extern from "table.h" nogil:
         void (*pack)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
         void (*unpack)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
         forward_function *lstm_forward
+        forward_beside_function *lstm_forward_beside
         forward_function *gru_forward
         forward_function *rnn_tanh_forward
         forward_function *rnn_relu_forward

@@ -1,7 +1,7 @@
 # The packed form of weights, and products with it.
 
 from cylstm._core.cells cimport cell
-from cylstm._core.kernels cimport cell_options, kernel_table, tile_product
+from cylstm._core.kernels cimport cell_options, forward_beside_function, forward_rows, kernel_table, tile_product
 
 
 cdef struct matrix:
@@ -54,6 +54,8 @@ cdef struct panel_product:
     const matrix *then        # NULL: none
     Py_ssize_t rows
     tile_product tile         # of all these rows and all k
+    forward_beside_function *beside   # what goes on beside the next product of one row, with
+    const forward_rows *waiting       # these; NULL: nothing
 
 
 cdef inline void set_product(
@@ -63,6 +65,7 @@ cdef inline void set_product(
     product.kernels = kernels
     product.weights = weights
     product.then = then
+    product.waiting = NULL
     product.tile.operands[0].x_offset = 0
     product.tile.operands[0].depth = weights.depth
     product.tile.operands[1].x_offset = 0

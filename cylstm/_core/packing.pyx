@@ -181,7 +181,9 @@ cdef void multiply_panels(
             tile.next = <const char *>following
     elif weights.distant or (then != NULL and then.distant):
         tile.next = <const char *>tile.operands[0].weights
-    if product.rows == 1 and weights.any_order:
+    if product.waiting != NULL:
+        product.beside(product.waiting, tile)
+    elif product.rows == 1 and weights.any_order:
         kernels.sum_row(vectors, tile)
     else:
         kernels.tile(product.rows, vectors, tile)

@@ -35,6 +35,7 @@ cdef struct layer_description:
     Py_ssize_t first_unit       # of the units that are made; 0 but where a team shares them out
     Py_ssize_t hidden_size      # how many
     Py_ssize_t state_size       # of h
+    bint beside                 # the cell turns one block into h beside the product of the next
     Py_ssize_t at_once          # vectors of one product: whole panels
     Py_ssize_t together         # vectors whose products are made before the cell turns them into h: whole products
     Py_ssize_t units_together   # the hidden units of those

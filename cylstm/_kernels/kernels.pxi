@@ -40,6 +40,7 @@ cdef extern from "simd.h" nogil:
     void v_store_rows(real *const *rows, Py_ssize_t offset, const vreal *values, int count, int vectors)
     vreal v_fma(vreal a, vreal b, vreal c)
     vreal v_accumulate(vreal sum, vreal a, vreal b)
+    vreal v_accumulate_from(vreal sum, vreal a, const real *b)
     vreal v_if_less(vreal a, vreal b, vreal yes, vreal no)
     vreal v_abs(vreal x)
     vreal v_minus_abs(vreal x)
@@ -66,6 +67,7 @@ cdef extern from "table.h" nogil:
         const char *next
     const int SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN
     const int SOFTPLUS, LINEAR, SWISH, GELU, SOFTMAX
+    const int BESIDE_TERMS
     const int UNCOUPLED, FORGET_IS_REST, INPUT_IS_REST
     const int NOT_NORMALISED, NORMALISED_JOINTLY, NORMALISED_PER_GATE
     ctypedef struct activation:
@@ -129,6 +131,7 @@ cdef extern from "table.h" nogil:
         real *scratch
     ctypedef void forward_function(const forward_rows *) noexcept nogil
     ctypedef void backward_function(const backward_rows *) noexcept nogil
+    ctypedef void forward_beside_function(const forward_rows *, const tile_product *) noexcept nogil
     ctypedef struct update:
         Py_ssize_t count
         const real *g
@@ -148,6 +151,7 @@ cdef extern from "table.h" nogil:
         void (*pack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
         void (*unpack)(Py_ssize_t, Py_ssize_t, const real *, Py_ssize_t, real *, Py_ssize_t) noexcept nogil
         forward_function *lstm_forward
+        forward_beside_function *lstm_forward_beside
         forward_function *gru_forward
         forward_function *rnn_tanh_forward
         forward_function *rnn_relu_forward
@@ -190,6 +194,29 @@ cdef extern from "table.h" nogil:
 
 # A chain of dependent operations keeps a processor waiting, so what can be computed side by side is: each function
 # takes ``count`` vectors, a constant, and each line of an equation is a loop over them that vanishes in the compiler.
+# Between the lines there is time for terms of a product that waits for memory.
+
+cdef struct row_sums:
+    # The product of one row with a panel of four vectors, a few terms at a time between the lines of something else.
+    const real *x            # of the next term
+    const real *weights
+    Py_ssize_t left          # terms
+    vreal[4] sums
+
+
+cdef inline void add_terms(const int count, row_sums *beside) noexcept nogil:
+    """Some terms, while what is around this waits for itself; NULL: nothing."""
+    cdef vreal x_k
+    cdef int k, v
+    if beside != NULL:
+        for k in range(count):
+            x_k = v_set1(beside.x[k])
+            for v in range(4):
+                beside.sums[v] = v_accumulate_from(beside.sums[v], x_k, beside.weights + (4 * k + v) * LANES)
+        beside.x += count
+        beside.weights += 4 * count * LANES
+        beside.left -= count
+
 
 cdef inline vreal polynomial(const int terms, const real *coefficients, vreal x) noexcept nogil:
     """coefficients[0] + coefficients[1] x + ..., by Horner's rule."""
@@ -200,7 +227,7 @@ cdef inline vreal polynomial(const int terms, const real *coefficients, vreal x)
     return value
 
 
-cdef inline void exp(const int count, vreal *x) noexcept nogil:
+cdef inline void exp(const int count, vreal *x, row_sums *beside) noexcept nogil:
     """e^x in place, for EXP_LOWEST <= x <= TANH_SATURATED.
 
         n = rint(x / ln 2),  r = x - n ln 2,  e^x = 2^n (1 + r + r^2 C(r))
@@ -221,6 +248,7 @@ cdef inline void exp(const int count, vreal *x) noexcept nogil:
         x[j] = v_fma(n[j], v_set1(-LN2_HIGH), x[j])
     for j in range(count):
         x[j] = v_fma(n[j], v_set1(-LN2_LOW), x[j])
+    add_terms(4, beside)
     for j in range(count):
         square[j] = x[j] * x[j]
     for j in range(count):
@@ -232,13 +260,14 @@ cdef inline void exp(const int count, vreal *x) noexcept nogil:
             term[j] = v_fma(x[j], v_set1(EXP_C[2 * k + 1]), v_set1(EXP_C[2 * k]))
         for j in range(count):
             c[j] = v_fma(c[j], square[j], term[j])
+    add_terms(6, beside)
     for j in range(count):
         x[j] = v_fma(c[j], square[j], x[j])
     for j in range(count):
         x[j] = v_scale(x[j] + v_set1(<real>1), n[j], shifted[j])
 
 
-cdef inline void activate(const int sigmoids, const int tanhs, vreal *x) noexcept nogil:
+cdef inline void activate(const int sigmoids, const int tanhs, vreal *x, row_sums *beside) noexcept nogil:
     """In place, the sigmoid of the first vectors and the tanh of those that follow. With a = |x|:
 
         sigmoid(x) = 1 / (1 + e^-a)  or, where x < 0,  e^-a / (1 + e^-a), which loses no digits there
@@ -259,7 +288,8 @@ cdef inline void activate(const int sigmoids, const int tanhs, vreal *x) noexcep
     for j in range(sigmoids, sigmoids + tanhs):
         a = v_abs(x[j])
         e[j] = v_at_most(v_set1(TANH_SATURATED), a + a)
-    exp(sigmoids + tanhs, e)
+    add_terms(2, beside)
+    exp(sigmoids + tanhs, e, beside)
     for j in range(sigmoids):
         numerator[j] = v_if_less(x[j], v_set1(<real>0), e[j], one)
         denominator[j] = one + e[j]
@@ -273,8 +303,10 @@ cdef inline void activate(const int sigmoids, const int tanhs, vreal *x) noexcep
         denominator[j] = v_if_less(
             a, v_set1(TANH_SMALL), polynomial(TANH_Q_TERMS, TANH_Q, square), one + e[j]
         )
+    add_terms(4, beside)
     for j in range(sigmoids + tanhs):
         numerator[j] = numerator[j] / denominator[j]
+    add_terms(4, beside)
     for j in range(sigmoids):
         x[j] = numerator[j]
     for j in range(sigmoids, sigmoids + tanhs):
@@ -282,12 +314,12 @@ cdef inline void activate(const int sigmoids, const int tanhs, vreal *x) noexcep
 
 
 cdef inline vreal sigmoid(vreal x) noexcept nogil:
-    activate(1, 0, &x)
+    activate(1, 0, &x, NULL)
     return x
 
 
 cdef inline vreal tanh(vreal x) noexcept nogil:
-    activate(0, 1, &x)
+    activate(0, 1, &x, NULL)
     return x
 
 
@@ -317,7 +349,7 @@ cdef void softmax(Py_ssize_t count, real *x) noexcept nogil:
         j = block * LANES
         some = min(count - j, <Py_ssize_t>LANES)
         e = v_at_least(v_set1(EXP_LOWEST), v_load_some(x + j, some) - v_set1(largest))
-        exp(1, &e)
+        exp(1, &e, NULL)
         v_store_some(x + j, e, some)
     total = x[0]
     for j in range(1, count):
@@ -364,7 +396,14 @@ cdef inline void accumulate(
         for v in range(vectors):
             if far and rows <= 2 and v % panel % VECTORS_OF_LINE == 0:
                 v_prefetch_near(weights + v // panel * operand.beside + v % panel * LANES + AHEAD)
-        if TILE_ROWS == 6:
+        if rows == 1:
+            x_k[0] = v_set1(x[0][k])
+            for v in range(vectors):
+                sums[v] = v_accumulate_from(
+                    sums[v], x_k[0], weights + v // panel * operand.beside + v % panel * LANES
+                )
+            weights += weights_step
+        elif TILE_ROWS == 6:
             for v in range(vectors):
                 weight[v] = v_load(weights + v // panel * operand.beside + v % panel * LANES)
             weights += weights_step
@@ -635,7 +674,7 @@ cdef inline void advance(walk *at, Py_ssize_t gates) noexcept nogil:
         at.left -= LANES
 
 
-cdef inline void lstm_gates(const forward_rows *rows, walk *at) noexcept nogil:
+cdef inline void lstm_gates(const forward_rows *rows, walk *at, row_sums *beside) noexcept nogil:
     """The gates of one block, and c."""
     cdef real *gates = rows.gates[at.row] + at.gates_offset
     cdef const real *c_prev = rows.c_prev[at.row] + at.unit
@@ -646,7 +685,7 @@ cdef inline void lstm_gates(const forward_rows *rows, walk *at) noexcept nogil:
     ifog[1] = v_load(gates + LANES)
     ifog[2] = v_load(gates + 3 * LANES)
     ifog[3] = v_load(gates + 2 * LANES)
-    activate(3, 1, ifog)
+    activate(3, 1, ifog, beside)
     v_store(gates, ifog[0])
     v_store(gates + LANES, ifog[1])
     v_store(gates + 2 * LANES, ifog[3])
@@ -655,7 +694,9 @@ cdef inline void lstm_gates(const forward_rows *rows, walk *at) noexcept nogil:
     advance(at, 4)
 
 
-cdef inline void lstm_output(const int blocks, const forward_rows *rows, walk *at) noexcept nogil:
+cdef inline void lstm_output(
+    const int blocks, const forward_rows *rows, walk *at, row_sums *beside
+) noexcept nogil:
     """h of one or two blocks, side by side."""
     cdef const real *o[2]
     cdef real *h[2]
@@ -670,7 +711,7 @@ cdef inline void lstm_output(const int blocks, const forward_rows *rows, walk *a
         units[j] = units_of(at)
         x[j] = v_load_units(rows.c[at.row] + at.unit, units[j])
         advance(at, 4)
-    activate(0, blocks, x)
+    activate(0, blocks, x, beside)
     for j in range(blocks):
         x[j] = v_load(o[j]) * x[j]
         v_store_units(h[j], x[j], units[j])
@@ -692,12 +733,44 @@ cdef void lstm_forward(const forward_rows *rows) noexcept nogil:
     cdef Py_ssize_t done
     cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
     for done in range(total):
-        lstm_gates(rows, &at)
+        lstm_gates(rows, &at, NULL)
     at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
     for done in range(total // 2):
-        lstm_output(2, rows, &at)
+        lstm_output(2, rows, &at, NULL)
     if total % 2:
-        lstm_output(1, rows, &at)
+        lstm_output(1, rows, &at, NULL)
+
+
+cdef void lstm_forward_beside(const forward_rows *rows, const tile_product *product) noexcept nogil:
+    """lstm_forward of one block of one row, and between its lines a product of one row with a panel of four vectors.
+
+    A block alone is a chain of operations that wait for each other; the product waits for its weights to come from L2.
+    """
+    cdef const tile_operand *last = &product.operands[1 if product.operands[1].depth > 0 else 0]
+    cdef tile_operand rest
+    cdef vreal[4] sums
+    cdef row_sums beside
+    cdef int v
+    cdef walk at = new_walk(rows.first, 1, rows.gates_offset, rows.unit_offset, rows.units)
+    v_load_rows(sums, product.start, product.start_offset, 1, 4)
+    if product.operands[1].depth > 0:
+        accumulate(1, 4, False, &product.operands[0], 4 * LANES, NULL, sums)
+    for v in range(4):
+        beside.sums[v] = sums[v]
+    beside.x = last.x[0] + last.x_offset
+    beside.weights = last.weights
+    beside.left = last.depth
+    lstm_gates(rows, &at, &beside)
+    at = new_walk(rows.first, 1, rows.gates_offset, rows.unit_offset, rows.units)
+    lstm_output(1, rows, &at, &beside)
+    for v in range(4):
+        sums[v] = beside.sums[v]
+    rest.depth = beside.left
+    rest.x = &beside.x
+    rest.x_offset = 0
+    rest.weights = beside.weights
+    accumulate(1, 4, False, &rest, 4 * LANES, NULL, sums)
+    v_store_rows(product.out, product.out_offset, sums, 1, 4)
 
 
 cdef inline void lstm_derivatives(const int blocks, const backward_rows *rows, walk *at) noexcept nogil:
@@ -712,7 +785,7 @@ cdef inline void lstm_derivatives(const int blocks, const backward_rows *rows, w
     for j in range(blocks):
         tanh_c[j] = v_load_units(rows.c[at.row] + at.unit, units_of(at))
         advance(at, 4)
-    activate(0, blocks, tanh_c)
+    activate(0, blocks, tanh_c, NULL)
     for j in range(blocks):
         gates = rows.gates[here.row] + here.gates_offset
         units = units_of(&here)
@@ -762,7 +835,7 @@ cdef inline void gru_gates(const int blocks, const forward_rows *rows, walk *at)
         x[2 * j] = v_load(sums)
         x[2 * j + 1] = v_load(sums + LANES)
         advance(at, 3)
-    activate(2 * blocks, 0, x)
+    activate(2 * blocks, 0, x, NULL)
     for j in range(blocks):
         v_store(gates[j], x[2 * j])
         v_store(gates[j] + LANES, x[2 * j + 1])
@@ -782,7 +855,7 @@ cdef inline void gru_output(const int blocks, const forward_rows *rows, walk *at
         sums = rows.recurrent[at.row] + (at.gates_offset - rows.gates_offset + rows.recurrent_offset)
         n[j] = v_fma(v_load(gates), v_load(sums + 2 * LANES), v_load(gates + 2 * LANES))
         advance(at, 3)
-    activate(0, blocks, n)
+    activate(0, blocks, n, NULL)
     for j in range(blocks):
         gates = rows.gates[here.row] + here.gates_offset
         units = units_of(&here)
@@ -868,7 +941,7 @@ cdef inline void rnn_output(const int blocks, const bint rectified, const forwar
         for j in range(blocks):
             h[j] = relu(h[j])
     else:
-        activate(0, blocks, h)
+        activate(0, blocks, h, NULL)
     for j in range(blocks):
         units = units_of(&here)
         v_store(rows.gates[here.row] + here.gates_offset, h[j])
@@ -935,6 +1008,7 @@ functions.sum_row = &sum_row
 functions.pack = &pack
 functions.unpack = &unpack
 functions.lstm_forward = &lstm_forward
+functions.lstm_forward_beside = &lstm_forward_beside if LANES * sizeof(real) == 64 else NULL
 functions.gru_forward = &gru_forward
 functions.rnn_tanh_forward = &rnn_tanh_forward
 functions.rnn_relu_forward = &rnn_relu_forward

@@ -224,8 +224,16 @@ INLINE vreal v_accumulate(vreal sum, vreal a, vreal b)
     __asm__(FMA231 " %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); /* v: any vector register of the level */
     return sum;
 }
+
+/* Likewise, b in memory: no register for it, so more of what follows is begun before this ends. */
+INLINE vreal v_accumulate_from(vreal sum, vreal a, const real *b)
+{
+    __asm__(FMA231 " %2, %1, %0" : "+v"(sum) : "v"(a), "m"(*(const vreal *)b));
+    return sum;
+}
 #else
 INLINE vreal v_accumulate(vreal sum, vreal a, vreal b) { return v_fma(a, b, sum); }
+INLINE vreal v_accumulate_from(vreal sum, vreal a, const real *b) { return v_fma(a, *(const vreal *)b, sum); }
 #endif
 
 /* The square whose row j is v[j], turned over its diagonal. Of each pair of rows ``s`` apart, for s = 1, 2, 4, ..., the
@@ -312,6 +320,7 @@ INLINE void v_prefetch(const void *line) { (void)line; }
 INLINE void v_store(real *to, vreal x) { *to = x; }
 INLINE vreal v_fma(vreal a, vreal b, vreal c) { return a * b + c; }
 INLINE vreal v_accumulate(vreal sum, vreal a, vreal b) { return v_fma(a, b, sum); }
+INLINE vreal v_accumulate_from(vreal sum, vreal a, const real *b) { return v_fma(a, *b, sum); }
 INLINE vreal v_if_less(vreal a, vreal b, vreal yes, vreal no) { return a < b ? yes : no; }
 INLINE void v_transpose(vreal *v) { (void)v; }
 

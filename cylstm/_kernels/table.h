@@ -70,6 +70,7 @@ typedef struct {
     Py_ssize_t gain_c, shift_c;     /* a row each */
 } cell_options;
 
+#define BESIDE_TERMS 40             /* of a product, which lstm_forward_beside makes between its lines */
 #define VARIANT_SCRATCH 24          /* rows of `width` that a variant's row function may use */
 
 /* Some units of some rows of one step. Each pointer is to a row's first unit (gates: to its first block). */
@@ -112,6 +113,7 @@ typedef struct {
 } backward_rows;
 
 typedef void forward_function(const forward_rows *rows);
+typedef void forward_beside_function(const forward_rows *rows, const tile_product *product);
 typedef void backward_function(const backward_rows *rows);
 
 /* One step of an optimiser over one array of parameters; updates.pxi says which moments and numbers a rule has. No two
@@ -145,6 +147,9 @@ typedef struct {
     /* And back: out[lane * lane_step + k] = from[k * from_step + lane] for lane < units. */
     void (*unpack)(Py_ssize_t depth, Py_ssize_t units, const real *from, Py_ssize_t from_step, real *out,
                    Py_ssize_t lane_step);
+    /* And a tile of one row and four vectors, whose last operand has at least BESIDE_TERMS terms: of one row and one block,
+     * which are not those of the tile. NULL where it does not pay. */
+    forward_beside_function *lstm_forward_beside;
     forward_function *lstm_forward, *gru_forward, *rnn_tanh_forward, *rnn_relu_forward;
     backward_function *lstm_backward, *gru_backward, *rnn_tanh_backward, *rnn_relu_backward;
     /* With options; and of cells in two phases, a second product between two row functions. The first writes its h

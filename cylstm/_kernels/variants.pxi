@@ -22,7 +22,7 @@ cdef void each_lane(double (*function)(double) noexcept nogil, vreal *x) noexcep
 
 cdef inline vreal exp_of_minus_abs(vreal x) noexcept nogil:
     cdef vreal e = v_at_least(v_set1(EXP_LOWEST), v_minus_abs(x))
-    exp(1, &e)
+    exp(1, &e, NULL)
     return e
 
 
@@ -129,7 +129,7 @@ cdef inline Py_ssize_t activate_fours(
     while count - done >= 4 * LANES:
         for j in range(4):
             values[j] = v_load(x + done + j * LANES)
-        activate(sigmoids, tanhs, values)
+        activate(sigmoids, tanhs, values, NULL)
         for j in range(4):
             v_store(x + done + j * LANES, values[j])
         done += 4 * LANES
