@@ -65,7 +65,7 @@ def crossentropy(cnp.ndarray y, label, cnp.ndarray q, q_sum):
     else:
         labels = <const Py_ssize_t *>cnp.PyArray_DATA(label)
         q_step = 1 if cnp.PyArray_SIZE(q) == n else 0
-    cdef PyThreadState *state = release(OPERATIONS * n * classes)
+    cdef PyThreadState *state = release(OPERATIONS * n * classes, None)
     if cnp.PyArray_TYPE(y) == cnp.NPY_FLOAT:
         total = rows[float](
             table, n, classes, <const float *>cnp.PyArray_DATA(y), labels, <const float *>cnp.PyArray_DATA(q), q_step,

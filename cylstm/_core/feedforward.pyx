@@ -70,7 +70,7 @@ cdef int run_rows(row_function *function, const row_work *work, Py_ssize_t rows,
     cdef PyThreadState *state
     while first < rows:
         last = min(rows, first + part)
-        state = release(operations * (last - first))
+        state = release(operations * (last - first), None)
         function(work, first, last)
         take_back(state)
         first = last

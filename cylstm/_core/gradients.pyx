@@ -79,11 +79,12 @@ cdef class WeightGradient:
         cdef char *scratch = aligned(scratch_memory)
         while done < terms:
             count = min(at_once, terms - done)
-            state = release(n * count * kernels.lanes)  # a number moved takes as long as a vector of multiply-adds
+            # (A number moved takes as long as a vector of multiply-adds.)
+            state = release(n * count * kernels.lanes, cancellation)
             turn(kernels, rows + done * row_bytes, row_bytes, count, n, columns, column_bytes)
             take_back(state)
             for part in range(first, last):
-                state = release(n * count * PANEL * kernels.lanes)
+                state = release(n * count * PANEL * kernels.lanes, cancellation)
                 add_part(
                     kernels, &self.sums, part * PANEL, dgates + done * self.sums.vectors * vector_bytes, count,
                     columns, column_bytes, done == 0, scratch,

@@ -9,6 +9,7 @@ from cylstm._core.packing cimport Weights, matrix, panel_product
 
 cdef class Cancellation:
     cdef bint requested
+    cdef Py_ssize_t released   # one of the parts has given up the GIL: who wants it need not sleep
 
 
 cdef class Pass:
@@ -84,7 +85,7 @@ cdef void step(
     const layer_description *layer, step_rows *rows, Py_ssize_t count, bint downwards
 ) noexcept nogil
 cdef Py_ssize_t work_bytes(const layer_description *layer) noexcept nogil
-cdef PyThreadState *release(Py_ssize_t operations) noexcept
+cdef PyThreadState *release(Py_ssize_t operations, Cancellation cancellation) noexcept
 cdef void take_back(PyThreadState *state) noexcept
 cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept
 cdef bint interrupted(Cancellation cancellation) except -1

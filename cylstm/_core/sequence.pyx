@@ -19,7 +19,11 @@ from cylstm._core.team cimport Team
 
 cnp.import_array()
 
+cdef extern from "atomic.h" nogil:
+    void number_write(Py_ssize_t *number, Py_ssize_t value)
+
 cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
     PyThreadState *PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState *)
 
@@ -36,7 +40,7 @@ cdef enum:
 
 
 cdef class Cancellation:
-    """A flag shared by the parts of one call: set, they stop at the next quantum of steps."""
+    """Shared by the parts of one call: a flag, at which they stop before the next quantum of steps, and `released`."""
 
     def request(self):
         self.requested = True
@@ -667,9 +671,14 @@ cdef void help_out(forward_pass *run, const layer_description *half, Team team) 
         forward_steps(run, s, run.now.steps, team)
 
 
-cdef PyThreadState *release(Py_ssize_t operations) noexcept:
-    """Give the GIL up for work that is worth it; NULL: kept."""
-    return PyEval_SaveThread() if operations > RELEASE_OPERATIONS else NULL
+cdef PyThreadState *release(Py_ssize_t operations, Cancellation cancellation) noexcept:
+    """Give the GIL up for work that is worth it, and let the other parts of the call know; NULL: kept."""
+    if operations <= RELEASE_OPERATIONS:
+        return NULL
+    cdef PyThreadState *state = PyEval_SaveThread()
+    if cancellation is not None:
+        number_write(&cancellation.released, True)
+    return state
 
 
 cdef void take_back(PyThreadState *state) noexcept:
@@ -897,7 +906,7 @@ cdef bint forward_part(
         while s < steps:
             end = min(steps, s + quantum)
             # A helper that waits for the GIL may not be waited for by whoever has it.
-            state = PyEval_SaveThread() if team is not None else release(operations * (end - s))
+            state = release(PY_SSIZE_T_MAX if team is not None else operations * (end - s), cancellation)
             s = forward_steps(&run, s, end, team)
             take_back(state)
             if interrupted(cancellation):
@@ -1209,7 +1218,7 @@ cdef bint backward_part(
         s = steps
         while s > 0:
             start = max(0, s - quantum)
-            state = release(operations * (s - start))
+            state = release(operations * (s - start), cancellation)
             backward_steps(&run, s, start)
             take_back(state)
             s = start
@@ -1250,7 +1259,7 @@ def input_gradient(
     try:
         while done < total:
             end = min(total, done + part)
-            state = release(operations * (end - done))
+            state = release(operations * (end - done), cancellation)
             while done < end:
                 count = min(<Py_ssize_t>ROWS_AT_ONCE, end - done)
                 input_gradient_rows(

@@ -252,7 +252,7 @@ cdef class Stepper:
             row = 0
             while row < self.count:  # in parts that can be interrupted; all of them but for huge batches
                 some = min(self.count - row, self.part)
-                state = release(self.operations * some)
+                state = release(self.operations * some, None)
                 for k in range(self.num_layers):
                     if row == 0:
                         step(&self.layers[k], &rows[k], some, self.slot)

@@ -164,7 +164,7 @@ def apply(str rule, list changes, numbers, snapshot, counter, bint finite):
                 at.moments[k] = cnp.PyArray_DATA(slot.moments[k])
         for k in range(len(values)):
             at.numbers[k] = values[k]
-        state = release(OPERATIONS * at.count)
+        state = release(OPERATIONS * at.count, None)
         function(&at)
         take_back(state)
         slot.steps += 1
@@ -205,7 +205,7 @@ cdef double reduced(given, bint squares) except? -1:
     cdef const kernel_table *table = table_of(array.dtype)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(array)
     cdef const void *data = cnp.PyArray_DATA(array)
-    cdef PyThreadState *state = release(count)
+    cdef PyThreadState *state = release(count, None)
     cdef double found = table.sum_of_squares(count, data) if squares else table.all_finite(count, data)
     take_back(state)
     return found
@@ -223,7 +223,7 @@ def rescale(list arrays, double factor):
         table = table_of(array.dtype)
         count = cnp.PyArray_SIZE(array)
         data = cnp.PyArray_DATA(contiguous)
-        state = release(count)
+        state = release(count, None)
         table.rescale(count, factor, data)
         take_back(state)
         if contiguous is not array:

@@ -12,7 +12,8 @@ from cpython.pythread cimport (
 )
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
-from cylstm._core.team cimport BRIEFLY, looking, wait
+from cylstm._core.sequence cimport Cancellation
+from cylstm._core.team cimport looking, wait
 
 cdef extern from "atomic.h" nogil:
     Py_ssize_t number_read(Py_ssize_t *number)
@@ -40,6 +41,7 @@ cdef class Worker:
     cdef Py_ssize_t is_idle        # a hint of the same, read and written without the GIL
     cdef list tasks                # None: the thread ends
     cdef object cancellation
+    cdef Py_ssize_t *released      # of the cancellation: whoever gave the tasks does not need the GIL now; or NULL
     cdef object error
 
     def __cinit__(self):
@@ -67,6 +69,7 @@ cdef class Worker:
         PyThread_acquire_lock(self.ended, WAIT_LOCK)
         self.tasks = tasks
         self.cancellation = cancellation
+        self.released = &(<Cancellation>cancellation).released if isinstance(cancellation, Cancellation) else NULL
         PyThread_release_lock(self.wake)
         number_write(&self.is_idle, False)
 
@@ -78,6 +81,8 @@ cdef class Worker:
         """Wait until the tasks have ended; Ctrl-C comes through."""
         cdef looking at = looking(0, 0)
         cdef PyLockStatus status
+        if self.released != NULL:
+            number_write(self.released, True)
         with nogil:
             while not number_read(&self.is_idle) and wait(&at) < LONG:
                 pass
@@ -93,24 +98,34 @@ cdef class Worker:
 cdef void serve(void *worker) noexcept with gil:
     """What the thread of a worker does."""
     cdef Worker self = <Worker>worker
-    cdef Py_ssize_t looks = 0
     Py_DECREF(self)  # that of ``start``
-    while True:
-        with nogil:
-            PyThread_acquire_lock(self.wake, WAIT_LOCK)
-        if self.tasks is None:
-            return
+    with nogil:
+        wait_for_tasks(self)
+    while self.tasks is not None:
         try:
             call_all(self.tasks, self.cancellation)
         except BaseException as error:
             self.error = error
         self.tasks = self.cancellation = None
+        self.released = NULL
         PyThread_release_lock(self.ended)
-        looks = 0
         with nogil:
             number_write(&self.is_idle, True)  # here, where who sees it can take the GIL at once
-            while looks < BRIEFLY and number_read(&self.is_idle):  # the parts of one call follow each other closely
-                looks += 1
+            wait_for_tasks(self)
+
+
+cdef void wait_for_tasks(Worker self) noexcept nogil:
+    """The parts of one call follow each other closely, so look for them before sleeping.
+
+    Who gives them has the GIL, and begins with one of them: to want it before that has given it up would be to sleep.
+    """
+    cdef looking at = looking(0, 0)
+    while number_read(&self.is_idle) and wait(&at) < LONG:
+        pass
+    PyThread_acquire_lock(self.wake, WAIT_LOCK)
+    at = looking(0, 0)
+    while self.released != NULL and not number_read(self.released) and wait(&at) < LONG:
+        pass
 
 
 cdef call_all(list tasks, cancellation):
