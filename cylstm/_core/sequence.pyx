@@ -58,6 +58,7 @@ cdef class Pass:
         lengths    (B,) intp, or None          IN     a row is active while t < lengths[row],
         mask       (T, B) uint8, or None       IN     or where mask[t, row]
         gates      (T, B, blocks, G, lanes)    OUT    on a tape: activations, or of a cell with options sums
+        x_kept     (T, B, I)                   OUT    x, with zeros where a row is not active; or None
         recurrent  (T, B, blocks, G, lanes)    OUT    of a cell that keeps them apart: what h adds to them
         inner      (T, B, H)                   OUT    of two phases: what the first leaves for the second product
         second     (T, B, state_blocks, lanes) OUT    and the sums of that
@@ -521,6 +522,7 @@ cdef struct forward_pass:
     Py_ssize_t chunk              # steps whose x W_ih is made at once; 0: in the step itself
     bint taped
     strided x
+    strided x_kept
     strided y
     strided h
     strided c
@@ -593,6 +595,7 @@ cdef Py_ssize_t forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t la
     """
     cdef step_rows *rows = &run.rows
     cdef step_rows *inputs = &run.inputs
+    cdef Py_ssize_t x_bytes = run.layer.x.depth * run.layer.kernels.itemsize
     cdef Py_ssize_t h_bytes = run.layer.state_size * run.layer.kernels.itemsize
     cdef Py_ssize_t c_bytes = run.layer.hidden_size * run.layer.kernels.itemsize
     cdef Py_ssize_t gates_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
@@ -628,6 +631,8 @@ cdef Py_ssize_t forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t la
             for row in range(run.first_row, run.last_row):
                 if is_active(&run.active, row, t):
                     rows.x[count] = at(&run.x, t, row)
+                    if run.x_kept.data != NULL:
+                        memcpy(at(&run.x_kept, t, row), rows.x[count], x_bytes)
                     rows.h_in[count] = at(&run.h, h_slot, row)
                     rows.h_prev[count] = at(&run.h, h_slot, row) + first_byte
                     rows.h[count] = at(&run.h, h_next, row) + first_byte
@@ -646,6 +651,8 @@ cdef Py_ssize_t forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t la
                     total += 1
                 else:
                     memset(at(&run.y, t, row), 0, h_bytes)
+                    if run.x_kept.data != NULL:
+                        memset(at(&run.x_kept, t, row), 0, x_bytes)
                     # It carries its state over. Slots that take turns both have it after the first such step.
                     if run.taped or s == 0 or is_active(&run.active, row, time_of(&run.now, s - 1)):
                         memcpy(at(&run.h, h_next, row), at(&run.h, h_slot, row), h_bytes)
@@ -849,6 +856,8 @@ cdef bint forward_part(
     run.first_row = first_row
     run.last_row = last_row
     run.x = view(arrays.x)
+    if not helper:
+        run.x_kept = view_or_none(arrays.x_kept)
     run.y = view(arrays.y)
     run.h = view(arrays.h)
     if arrays.c is not None:

@@ -363,17 +363,19 @@ cdef tuple _taped_pass(tape, Record record, Weights packed, Py_ssize_t k, x, y, 
     arrays.y = y
     arrays.lengths = lengths
     arrays.mask = mask
-    views.x[...] = x
-    if lengths is not None or mask is not None:
-        _clear_padding(views.x, lengths, mask)
+    arrays.x_kept = views.x
     if noise is QUIET:
         return views, {}
     dtype, state_size = packed.dtype, packed.state_size
     masks = {}
     if noise.input_dropout:
         masks["x"] = _factors((1, batch, packed.input_size), dtype, record, _INPUT, k, noise.input_dropout)
+        views.x[...] = x
+        if lengths is not None or mask is not None:
+            _clear_padding(views.x, lengths, mask)
         views.x *= masks["x"]
         arrays.x = views.x
+        arrays.x_kept = None
     if noise.recurrent_dropout:
         arrays.drop_h = _factors((1, batch, state_size), dtype, record, _RECURRENT, k, noise.recurrent_dropout)[0]
     if noise.zoneout_h:
