@@ -175,7 +175,7 @@ cdef void add_part(
             start[r] = zeros
             out[r] = (to if first_terms else fresh) + r * width * vector_bytes
         take_rows(&product, some, x, NULL, start, out)
-        multiply_panels(&product, 0, width, 0, 0, NULL)
+        multiply_panels(&product, 0, width, 0, 0, NULL, NULL)
         if not first_terms:
             kernels.add(some * width * kernels.lanes, fresh, to)
         row += some

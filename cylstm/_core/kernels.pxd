@@ -12,6 +12,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t x_offset
         const void *weights
         Py_ssize_t beside
+        const char *next
     ctypedef struct tile_product:
         tile_operand[2] operands
         Py_ssize_t weights_step
@@ -19,7 +20,6 @@ cdef extern from "table.h" nogil:
         Py_ssize_t start_offset
         void *const *out
         Py_ssize_t out_offset
-        const char *next
     const int SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN
     const int SOFTPLUS, LINEAR, SWISH, GELU, SOFTMAX
     const int UNCOUPLED, FORGET_IS_REST, INPUT_IS_REST

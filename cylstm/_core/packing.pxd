@@ -90,7 +90,7 @@ cdef inline void take_rows(
 
 cdef void multiply_panels(
     panel_product *product, Py_ssize_t first_vector, Py_ssize_t vectors, Py_ssize_t start_offset,
-    Py_ssize_t out_offset, const void *following,
+    Py_ssize_t out_offset, const void *following, const void *following_then,
 ) noexcept nogil
 
 cdef matrix part_of(

@@ -149,7 +149,8 @@ cdef void multiply_panels(
     Py_ssize_t vectors,          # of that panel, or for one row of two
     Py_ssize_t start_offset,     # of the first vector
     Py_ssize_t out_offset,
-    const void *following,       # the weights that will be read after these
+    const void *following,       # the weights that will be read after these,
+    const void *following_then,  # and those of the second matrix
 ) noexcept nogil:
     """The sums of one panel, or of two."""
     cdef const kernel_table *kernels = product.kernels
@@ -158,10 +159,10 @@ cdef void multiply_panels(
     cdef tile_product *tile = &product.tile
     cdef Py_ssize_t width = min(weights.panel, vectors)
     if width < vectors < 2 * width:  # the last panel has fewer, and no tile has two that differ
-        multiply_panels(product, first_vector, width, start_offset, out_offset, following)
+        multiply_panels(product, first_vector, width, start_offset, out_offset, following, following_then)
         multiply_panels(
             product, first_vector + width, vectors - width, start_offset + width * kernels.lanes,
-            out_offset + width * kernels.lanes, following,
+            out_offset + width * kernels.lanes, following, following_then,
         )
         return
     tile.weights_step = width * kernels.lanes
@@ -173,14 +174,15 @@ cdef void multiply_panels(
         tile.operands[1].weights = then.data + first_vector * then.vector_bytes
         tile.operands[1].beside = then.depth * tile.weights_step
     if product.rows > kernels.tile_rows:
-        multiply_many(product, width, following)
+        multiply_many(product, width, following, following_then)
         return
-    tile.next = NULL
+    tile.operands[0].next = NULL
     if product.rows > 2:  # (a tile of one row or two has its weights near, unless they are distant)
         if not weights.near:
-            tile.next = <const char *>following
+            tile.operands[0].next = <const char *>following
+            tile.operands[1].next = <const char *>following_then
     elif weights.distant or (then != NULL and then.distant):
-        tile.next = <const char *>tile.operands[0].weights
+        tile.operands[0].next = <const char *>tile.operands[0].weights
     if product.waiting != NULL:
         product.beside(product.waiting, tile)
     elif product.rows == 1 and weights.any_order:
@@ -189,7 +191,22 @@ cdef void multiply_panels(
         kernels.tile(product.rows, vectors, tile)
 
 
-cdef void multiply_many(const panel_product *product, Py_ssize_t vectors, const void *following) noexcept nogil:
+cdef struct stretch_ahead:
+    # What is read after a stretch: some lines of one block, and then another.
+    const char *first
+    Py_ssize_t lines
+    const char *then
+
+
+cdef inline const char *line_of(const stretch_ahead *ahead, Py_ssize_t line) noexcept nogil:
+    if line < ahead.lines:
+        return ahead.first + line * LINE_BYTES
+    return ahead.then + (line - ahead.lines) * LINE_BYTES
+
+
+cdef void multiply_many(
+    const panel_product *product, Py_ssize_t vectors, const void *following, const void *following_then
+) noexcept nogil:
     """Of more rows than a tile has, for the panel that ``product.tile`` is set to.
 
     A stretch of k is used by all rows before the next one, which is fetched to L2 meanwhile: a large block of weights
@@ -210,8 +227,8 @@ cdef void multiply_many(const panel_product *product, Py_ssize_t vectors, const 
     cdef Py_ssize_t end, done, count, left
     cdef const char *data = <const char *>whole.operands[0].weights
     cdef const char *data_then = <const char *>whole.operands[1].weights
-    cdef const char *next_line
-    cdef const char *next_end
+    cdef stretch_ahead ahead
+    cdef Py_ssize_t line, lines
     while k < depth:
         end = min(depth, k + stretch)
         tile.operands[1].depth = 0
@@ -232,18 +249,31 @@ cdef void multiply_many(const panel_product *product, Py_ssize_t vectors, const 
         tile.start = whole.start if k == 0 else <const void *const *>whole.out
         tile.start_offset = whole.start_offset if k == 0 else whole.out_offset
         tile.out = whole.out
-        next_line = <const char *>following
-        if end < depth:
-            next_line = data + end * k_bytes if end < turn else data_then + (end - turn) * k_bytes
-        next_end = next_line + (end - k) * k_bytes
+        if end == depth:
+            ahead.first = <const char *>following
+            ahead.lines = turn * k_bytes // LINE_BYTES
+            ahead.then = <const char *>following_then
+        elif end < turn:
+            ahead.first = data + end * k_bytes
+            ahead.lines = (turn - end) * k_bytes // LINE_BYTES
+            ahead.then = data_then
+        else:
+            ahead.first = data_then + (end - turn) * k_bytes
+            ahead.lines = (depth - end) * k_bytes // LINE_BYTES
+            ahead.then = <const char *>following
+        lines = min(stretch, depth if end == depth else depth - end) * k_bytes // LINE_BYTES
+        line = 0
         left = tiles
         done = 0
         while done < rows:
             count = size + (rows - done > size * left)
-            tile.next = NULL
-            if count > 2 and not product.weights.near:
-                tile.next = next_line if next_line < next_end else <const char *>tile.operands[0].weights
-            next_line += LINE_BYTES * (end - k)
+            tile.operands[0].next = NULL
+            if count > 2 and not product.weights.near and following != NULL:
+                tile.operands[0].next = tile.operands[1].next = <const char *>tile.operands[0].weights
+                if line < lines:
+                    tile.operands[0].next = line_of(&ahead, line)
+                    tile.operands[1].next = line_of(&ahead, line + tile.operands[0].depth)
+            line += end - k
             kernels.tile(count, vectors, &tile)
             tile.operands[0].x += count
             tile.operands[1].x += count
@@ -279,7 +309,7 @@ cdef void multiply(
             take_rows(&product, some, x + row, NULL, start + row, out + row)
             multiply_panels(
                 &product, vector, min(at_once, weights.vectors - vector), offset, offset,
-                panel_at(weights, vector + pace),
+                panel_at(weights, vector + pace), NULL,
             )
             row += some
         vector += pace

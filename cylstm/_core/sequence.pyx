@@ -380,17 +380,20 @@ cdef inline void step_of(
                     if rows.with_input:
                         multiply_panels(
                             product, vector, vectors, vector * lanes, (vector - origin) * lanes,
-                            panel_at(&layer.h, vector),
+                            panel_at(&layer.h, vector), NULL,
                         )
                         start = <const void *const *>gates
                         start_vector = vector - origin
                     begin_anew(layer, vector, vectors, some, start, start_vector, sums, vector - sums_origin)
                     multiply_panels(
                         product_h, vector, vectors, (vector - sums_origin) * lanes, (vector - sums_origin) * lanes,
-                        following,
+                        following, NULL,
                     )
                 else:
-                    multiply_panels(product, vector, vectors, vector * lanes, (vector - origin) * lanes, following)
+                    multiply_panels(
+                        product, vector, vectors, vector * lanes, (vector - origin) * lanes, following,
+                        panel_at(&layer.h, vector + pace),
+                    )
                 vector += pace
             cell_rows.first = row
             cell_rows.count = some

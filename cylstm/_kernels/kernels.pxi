@@ -57,6 +57,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t x_offset
         const real *weights
         Py_ssize_t beside
+        const char *next
     ctypedef struct tile_product:
         tile_operand[2] operands
         Py_ssize_t weights_step
@@ -64,7 +65,6 @@ cdef extern from "table.h" nogil:
         Py_ssize_t start_offset
         real *const *out
         Py_ssize_t out_offset
-        const char *next
     const int SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN
     const int SOFTPLUS, LINEAR, SWISH, GELU, SOFTMAX
     const int BESIDE_TERMS
@@ -373,10 +373,9 @@ cdef void softmax_backward(Py_ssize_t count, const real *y, real *dy) noexcept n
 # ---------------------------------------------------------------------------------------------------- tiles
 
 cdef inline void accumulate(
-    const int rows, const int vectors, const bint far, const tile_operand *operand, Py_ssize_t weights_step,
-    const char *next, vreal *sums,
+    const int rows, const int vectors, const bint far, const tile_operand *operand, Py_ssize_t weights_step, vreal *sums
 ) noexcept nogil:
-    """sums[r][v] += sum_k x[r][k] weights[k][v], in the order of k; ``far``: product.next is set.
+    """sums[r][v] += sum_k x[r][k] weights[k][v], in the order of k; ``far``: operand.next is set.
 
     With many registers the weights of one k are kept in them, and loaded first: in the other order the same
     instructions ran at 80 % of the FMA peak instead of 97 % (Cascade Lake, GCC 12). A tile of five rows uses 25 bytes
@@ -387,6 +386,7 @@ cdef inline void accumulate(
     cdef vreal[6] x_k
     cdef const real *x[6]
     cdef const real *weights = operand.weights
+    cdef const char *next = operand.next
     cdef Py_ssize_t k = -operand.depth  # up to 0: a loop counter and nothing to compare it with
     cdef int panel = vectors // 2 if vectors > 4 else vectors
     cdef int r, v
@@ -435,23 +435,20 @@ cdef inline void accumulate(
 cdef inline void tile_body(
     const int rows, const int vectors, const bint far, const tile_product *product
 ) noexcept nogil:
-    """The product of tile_product for a number of rows and vectors known to the compiler; ``far``: product.next is set.
+    """The product of tile_product for a number of rows and vectors known to the compiler; ``far``: next is set.
 
     Inlined with constants, so that the loops over rows and vectors vanish and ``sums`` is registers.
     """
     cdef vreal[24] sums
     v_load_rows(sums, product.start, product.start_offset, rows, vectors)
-    accumulate(rows, vectors, far, &product.operands[0], product.weights_step, product.next, sums)
+    accumulate(rows, vectors, far, &product.operands[0], product.weights_step, sums)
     if product.operands[1].depth > 0:
-        accumulate(
-            rows, vectors, far, &product.operands[1], product.weights_step,
-            product.next + 64 * product.operands[0].depth if far else NULL, sums,
-        )
+        accumulate(rows, vectors, far, &product.operands[1], product.weights_step, sums)
     v_store_rows(product.out, product.out_offset, sums, rows, vectors)
 
 
 cdef inline void tile_of(const int rows, const int vectors, const tile_product *product) noexcept nogil:
-    if product.next != NULL:
+    if product.operands[0].next != NULL:
         tile_body(rows, vectors, True, product)
     else:
         tile_body(rows, vectors, False, product)
@@ -747,14 +744,14 @@ cdef void lstm_forward_beside(const forward_rows *rows, const tile_product *prod
     A block alone is a chain of operations that wait for each other; the product waits for its weights to come from L2.
     """
     cdef const tile_operand *last = &product.operands[1 if product.operands[1].depth > 0 else 0]
-    cdef tile_operand rest
+    cdef tile_operand rest = last[0]
     cdef vreal[4] sums
     cdef row_sums beside
     cdef int v
     cdef walk at = new_walk(rows.first, 1, rows.gates_offset, rows.unit_offset, rows.units)
     v_load_rows(sums, product.start, product.start_offset, 1, 4)
     if product.operands[1].depth > 0:
-        accumulate(1, 4, False, &product.operands[0], 4 * LANES, NULL, sums)
+        accumulate(1, 4, False, &product.operands[0], 4 * LANES, sums)
     for v in range(4):
         beside.sums[v] = sums[v]
     beside.x = last.x[0] + last.x_offset
@@ -769,7 +766,7 @@ cdef void lstm_forward_beside(const forward_rows *rows, const tile_product *prod
     rest.x = &beside.x
     rest.x_offset = 0
     rest.weights = beside.weights
-    accumulate(1, 4, False, &rest, 4 * LANES, NULL, sums)
+    accumulate(1, 4, False, &rest, 4 * LANES, sums)
     v_store_rows(product.out, product.out_offset, sums, 1, 4)
 
 

@@ -25,6 +25,9 @@ typedef struct {
     Py_ssize_t x_offset;
     const real *weights;            /* (K, step), the first vectors * LANES of each k used, or half as many  IN */
     Py_ssize_t beside;              /* where vectors is over 4: the second half are so many elements after the first */
+    const char *next;               /* what will be read soon: a tile of three rows or more fetches a line of it to L2 for
+                                       each k, one of fewer its own weights to L1, AHEAD of their use; the first
+                                       operand's NULL: nothing is fetched */
 } tile_operand;
 
 typedef struct {
@@ -34,8 +37,6 @@ typedef struct {
     Py_ssize_t start_offset;
     real *const *out;               /* (rows,) pointers                       OUT */
     Py_ssize_t out_offset;
-    const char *next;               /* what will be read soon: a tile of three rows or more fetches a line of it to L2 for
-                                       each k, one of fewer its own weights to L1, AHEAD of their use; NULL: nothing */
 } tile_product;
 
 /* An activation, or its derivative, by what kind it is; alpha and beta where it has them. SOFTMAX is of a whole row, so
