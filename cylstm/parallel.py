@@ -51,7 +51,7 @@ def set_num_threads(n):
 
 def _pool():
     size = max(1, get_num_threads() - 1)
-    return _pools.get(size) or _pools.setdefault(size, Pool(size))
+    return _pools.get(size) or _pools.setdefault(size, Pool(size, size >= _available()))
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,7 +8,7 @@ from cylstm import reference
 from cylstm.testing import TOLERANCES, assert_close
 
 # Vectors have 2 to 16 lanes and one row alone is computed in up to 8 of them; 100 fills none.
-# 40: of float64 the smallest whose cell runs beside the next product, which has no term left for afterwards
+# 40: of float64 the smallest whose cell runs beside the next product, which has no term left for afterwards (AVX-512)
 HIDDEN_SIZES = [*range(1, 18), 31, 32, 33, 40, 63, 64, 65, 100]
 INPUT_SIZES = [1, 3, 17]
 BATCHES = [1, 2, 5, 7]

@@ -399,6 +399,18 @@ def test_rows_of_one_stream_do_not_know_of_each_other():
         assert_same_bits(np.ascontiguousarray(y[:, row]), layer.stream().run(x[:, row]))
 
 
+def test_a_step_of_so_many_rows_that_it_goes_in_parts_has_the_bits_of_each_row():
+    layer, x = LSTM(700, 900, rng=0), normal(2, 100, 700)  # parts of 48 rows
+    stream = layer.stream(100)
+    for step in x:
+        y = stream.step(step)
+    for row in (0, 47, 48, 96, 99):
+        expected, (h_n, c_n) = layer.forward(x[:, row : row + 1])
+        assert_same_bits(y[row], expected[1, 0])
+        assert_same_bits(stream.state[0][0, row], h_n[0, 0])
+        assert_same_bits(stream.state[1][0, row], c_n[0, 0])
+
+
 def test_a_stream_says_what_it_belongs_to():
     layer = make()
     stream = layer.stream(N)

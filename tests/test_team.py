@@ -93,6 +93,20 @@ def test_options_are_right_whether_they_share_or_not(shared, options):
     assert_same_bits(on_threads(1, lambda: layer.forward(x)), on_threads(2, lambda: layer.forward(x)))
 
 
+@pytest.mark.parametrize("hidden_size", [100, 300])
+def test_halves_whose_blocks_are_worked_on_otherwise_than_those_of_all(shared, teams, hidden_size):
+    # float32, AVX-512: of 100 units W_hh comes from L2, of half of them from L1; of 300 from beyond L2, and from L2
+    layer = cylstm.LSTM(5, hidden_size, rng=0)
+    x = np.random.default_rng(1).standard_normal((2000, 1, 5)).astype("float32")
+    alone = on_threads(1, lambda: layer.forward(x))
+    for _ in range(100):  # until the helper was there in time
+        together = on_threads(2, lambda: layer.forward(x))
+        assert_same_bits(alone, together)
+        if teams[-1].shared[0] < len(x):
+            return
+    pytest.fail("no step was shared")
+
+
 def test_lengths(shared):
     layer = cylstm.LSTM(5, 40, rng=0)
     x = np.random.default_rng(1).standard_normal((30, 3, 5)).astype("float32")

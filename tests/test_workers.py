@@ -248,10 +248,10 @@ def test_a_signal_handler_may_compute_while_the_pool_is_made(monkeypatch):
     number, called = parallel.get_num_threads(), []
     tasks = [lambda: called.append(0), lambda: called.append(1)]
 
-    def interrupted(size):
+    def interrupted(size, crowded):
         monkeypatch.undo()
         signal.raise_signal(signal.SIGUSR1)
-        return Pool(size)
+        return Pool(size, crowded)
 
     before = signal.signal(signal.SIGUSR1, lambda *_: parallel.run(tasks, Cancellation()))
     try:

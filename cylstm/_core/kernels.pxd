@@ -11,7 +11,7 @@ cdef extern from "table.h" nogil:
         const void *const *x
         Py_ssize_t x_offset
         const void *weights
-        Py_ssize_t beside
+        Py_ssize_t second_half
         const char *next
     ctypedef struct tile_product:
         tile_operand[2] operands

@@ -35,7 +35,7 @@ cdef inline Py_ssize_t rows_now(const kernel_table *kernels, Py_ssize_t left) no
 
 
 cdef inline Py_ssize_t vectors_at_once(const matrix *weights, Py_ssize_t rows) noexcept nogil:
-    """How many :func:`product_of_panels` takes: a panel, and for one row perhaps two.
+    """How many :func:`multiply_panels` takes: a panel, and for one row perhaps two.
 
     Sums in any order have chains of their own.
     """
@@ -54,8 +54,8 @@ cdef struct panel_product:
     const matrix *then        # NULL: none
     Py_ssize_t rows
     tile_product tile         # of all these rows and all k
-    forward_beside_function *beside   # what goes on beside the next product of one row, with
-    const forward_rows *waiting       # these; NULL: nothing
+    forward_beside_function *forward_beside   # how the next product of one row is made beside the cell of
+    const forward_rows *waiting               # these; NULL: there is none
 
 
 cdef inline void set_product(
@@ -65,10 +65,13 @@ cdef inline void set_product(
     product.kernels = kernels
     product.weights = weights
     product.then = then
+    product.forward_beside = NULL
     product.waiting = NULL
     product.tile.operands[0].x_offset = 0
     product.tile.operands[0].depth = weights.depth
     product.tile.operands[1].x_offset = 0
+    product.tile.operands[1].weights = NULL
+    product.tile.operands[1].next = NULL
     product.tile.operands[1].depth = then.depth if then != NULL else 0
 
 

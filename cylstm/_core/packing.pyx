@@ -29,7 +29,7 @@ cdef enum:
     # Two panels at once are eight independent chains of additions instead of four, and two streams of memory, which
     # come faster than one from L3. But while four chains add 256 bytes, L2 does not give more than that, and gives one
     # stream faster: of so wide panels those of a matrix between these sizes are taken one by one (1.03 to 1.10 times
-    # the speed at H = 128 and 256, on a Xeon with 2 MiB of L2).
+    # the speed at H = 128 and 256, on a Xeon with 2 MiB of L2, for LSTMs, which then had nothing beside a product).
     WIDE_BYTES = 256
     PAIRS_UP_TO = 65536
     PAIRS_OVER = 1048576
@@ -169,10 +169,10 @@ cdef void multiply_panels(
     tile.start_offset = start_offset
     tile.out_offset = out_offset
     tile.operands[0].weights = weights.data + first_vector * weights.vector_bytes
-    tile.operands[0].beside = weights.depth * tile.weights_step
+    tile.operands[0].second_half = weights.depth * tile.weights_step
     if then != NULL:
         tile.operands[1].weights = then.data + first_vector * then.vector_bytes
-        tile.operands[1].beside = then.depth * tile.weights_step
+        tile.operands[1].second_half = then.depth * tile.weights_step
     if product.rows > kernels.tile_rows:
         multiply_many(product, width, following, following_then)
         return
@@ -184,7 +184,7 @@ cdef void multiply_panels(
     elif weights.distant or (then != NULL and then.distant):
         tile.operands[0].next = <const char *>tile.operands[0].weights
     if product.waiting != NULL:
-        product.beside(product.waiting, tile)
+        product.forward_beside(product.waiting, tile)
     elif product.rows == 1 and weights.any_order:
         kernels.sum_row(vectors, tile)
     else:
@@ -192,7 +192,8 @@ cdef void multiply_panels(
 
 
 cdef struct stretch_ahead:
-    # What is read after a stretch: some lines of one block, and then another.
+    # What is read after a stretch: some lines of one block, and then another. (A tile that begins in the first goes on
+    # behind it, and fetches the rest in vain.)
     const char *first
     Py_ssize_t lines
     const char *then

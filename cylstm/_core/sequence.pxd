@@ -9,7 +9,7 @@ from cylstm._core.packing cimport Weights, matrix, panel_product
 
 cdef class Cancellation:
     cdef bint requested
-    cdef Py_ssize_t released   # one of the parts has given up the GIL: who wants it need not sleep
+    cdef Py_ssize_t released   # whoever gave them to threads has given up the GIL: who wants it need not sleep
 
 
 cdef class Pass:

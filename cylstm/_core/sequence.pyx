@@ -32,8 +32,8 @@ cdef enum:
     QUANTUM_OPERATIONS = 100_000_000   # some milliseconds: how often Ctrl-C is looked for
     INPUT_BYTES = 65536                # bias + x W_ih of this many bytes are made at once, and stay in L2
     TOGETHER_BYTES = 16384             # pre-activations that wait in L1: for one row, those of many blocks
-    # One row whose W_hh comes from L2, over the 48 KiB of an L1: the cell of one block waits for itself, the
-    # product of the next for memory, and both take 0.95 to 0.98 of the time side by side (2 MiB of L2).
+    # One row whose W_hh comes from L2: the cell of one block waits for itself, the product of the next for memory. Both
+    # take 0.95 to 0.98 of the time side by side, on a Xeon with 48 KiB of L1 and 2 MiB of L2; of 36 KiB 1.07.
     BESIDE_OVER = 49152
     BESIDE_UP_TO = 1048576
     ALIGNMENT = 64
@@ -189,8 +189,7 @@ cdef void free_rows(step_rows *rows) noexcept nogil:
 
 
 cdef Py_ssize_t scratch_row_bytes(const layer_description *layer) noexcept nogil:
-    cdef Py_ssize_t vectors = layer.h.vectors if layer.beside else min(layer.together, layer.h.vectors)
-    return vectors * layer.kernels.lanes * layer.kernels.itemsize
+    return min(layer.together, layer.h.vectors) * layer.kernels.lanes * layer.kernels.itemsize
 
 
 cdef inline bint two_phases(const layer_description *layer) noexcept nogil:
@@ -292,12 +291,12 @@ cdef void prepare(
     bint taped,                # rows.gates, .recurrent are whole rows; False: scratch for what is worked on together
     char *work,                # work_bytes(layer)
 ) noexcept nogil:
-    """Set what is the same in all steps of these arrays; once more where ``layer`` is another, of other sizes."""
+    """Set what is the same in all steps of these arrays. ``layer`` may then become some_units of what it is."""
     cdef bint halfway = two_phases(layer)
     cdef forward_rows *cell_rows = &rows.cell
     rows.with_input = with_input
     rows.taped = taped
-    rows.entire = taped or layer.beside or (layer.apart and not with_input)
+    rows.entire = taped or (layer.apart and not with_input)
     cell_rows.gates = <void *const *>(<void **>rows.start if layer.apart and not with_input else rows.gates)
     cell_rows.recurrent = <void *const *>rows.recurrent
     cell_rows.h_prev = <const void *const *>(rows.h_in if halfway else rows.h_prev)
@@ -315,6 +314,7 @@ cdef void prepare(
         set_product(&rows.product, layer.kernels, &layer.x, &layer.h)
     else:
         set_product(&rows.product, layer.kernels, &layer.h, NULL)
+    rows.product.forward_beside = layer.cell.forward_beside
 
 
 cdef inline void step_of(
@@ -402,7 +402,6 @@ cdef inline void step_of(
             cell_rows.unit_offset = unit
             cell_rows.units = min(units, layer.hidden_size - unit)
             if layer.beside and 0 <= first + together < layer.h.vectors:
-                product.beside = layer.cell.forward_beside
                 product.waiting = cell_rows
             else:
                 layer.cell.forward(cell_rows)
@@ -556,7 +555,6 @@ cdef void take_on(forward_pass *run, const layer_description *layer) noexcept no
     run.c.data += unit_bytes
     run.gates.data += unit_bytes * layer.cell.gates
     run.recurrent.data += unit_bytes * layer.cell.gates
-    prepare(&run.layer, &run.rows, run.chunk == 0, run.taped, run.work)
 
 
 cdef void special_row(
@@ -888,7 +886,7 @@ cdef bint forward_part(
     scratch = scratch_bytes(&run.layer, rows)
     if team is not None:
         half = some_units(&whole, rows, helper)
-        scratch = max(scratch, scratch_bytes(&half, rows))
+        scratch = max(scratch, scratch_bytes(&half, rows))  # which may have more blocks at a time
     work = work_bytes(&run.layer)
     memory = <char *>malloc(ALIGNMENT + work + scratch + (run.chunk * rows * input_bytes if not run.taped else 0))
     if memory == NULL:

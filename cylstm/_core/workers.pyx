@@ -1,6 +1,6 @@
 # Threads that wait for tasks, and whose end of one is seen at once: to be woken takes a thread some 40 us, a part of
-# what a second one gains on work of two milliseconds. So who waits for the end of a task looks for it a while before it
-# sleeps, and finds the GIL free then.
+# what a second one gains on work of two milliseconds. So who waits for the end of a task, for the next one or for the
+# GIL looks for it a while before it sleeps.
 """A pool of threads for tasks that release the GIL."""
 
 import sys
@@ -25,7 +25,8 @@ cdef extern from "pythread.h" nogil:
 cdef enum:
     MANY = 1000000          # threads
 
-cdef double LONG = 3e-4     # seconds of looking
+cdef double LONG = 3e-4     # seconds of looking for what others are busy with,
+cdef double SOON = 1e-4     # and for the next task, which may never come
 cdef object is_finalizing = sys.is_finalizing   # no name of this module, which may be gone when it is asked
 
 
@@ -43,8 +44,10 @@ cdef class Worker:
     cdef object cancellation
     cdef Py_ssize_t *released      # of the cancellation: whoever gave the tasks does not need the GIL now; or NULL
     cdef object error
+    cdef double patience           # seconds of looking for the next list
 
-    def __cinit__(self):
+    def __cinit__(self, double patience):
+        self.patience = patience
         self.wake = PyThread_allocate_lock()
         self.ended = PyThread_allocate_lock()
         if self.wake == NULL or self.ended == NULL:
@@ -120,7 +123,7 @@ cdef void wait_for_tasks(Worker self) noexcept nogil:
     Who gives them has the GIL, and begins with one of them: to want it before that has given it up would be to sleep.
     """
     cdef looking at = looking(0, 0)
-    while number_read(&self.is_idle) and wait(&at) < LONG:
+    while number_read(&self.is_idle) and wait(&at) <= self.patience:
         pass
     PyThread_acquire_lock(self.wake, WAIT_LOCK)
     at = looking(0, 0)
@@ -144,14 +147,19 @@ cdef call_all(list tasks, cancellation):
 
 
 cdef class Pool:
-    """At most ``size`` threads, each made when it is first wanted. They end after :meth:`close`, when they are idle."""
+    """At most ``size`` threads, each made when it is first wanted. They end after :meth:`close`, when they are idle.
+
+    ``crowded``: there are not as many processors, so a thread without a task does not keep one for long.
+    """
 
     cdef list idle
     cdef Py_ssize_t unborn         # threads that may still be made
     cdef bint closed
+    cdef double patience
 
-    def __init__(self, size):
+    def __init__(self, size, bint crowded=False):
         self.idle = []
+        self.patience = 0 if crowded else SOON
         self.unborn = min(size, MANY)
 
     def run(self, tasks, cancellation, bint helpers=False):
@@ -201,7 +209,7 @@ cdef class Pool:
             if self.idle:
                 worker = self.idle.pop()
             elif self.unborn > 0:
-                worker = Worker()
+                worker = Worker(self.patience)
                 if not worker.start():
                     return
                 self.unborn -= 1

@@ -56,7 +56,7 @@ cdef extern from "table.h" nogil:
         const real *const *x
         Py_ssize_t x_offset
         const real *weights
-        Py_ssize_t beside
+        Py_ssize_t second_half
         const char *next
     ctypedef struct tile_product:
         tile_operand[2] operands
@@ -67,7 +67,6 @@ cdef extern from "table.h" nogil:
         Py_ssize_t out_offset
     const int SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN
     const int SOFTPLUS, LINEAR, SWISH, GELU, SOFTMAX
-    const int BESIDE_TERMS
     const int UNCOUPLED, FORGET_IS_REST, INPUT_IS_REST
     const int NOT_NORMALISED, NORMALISED_JOINTLY, NORMALISED_PER_GATE
     ctypedef struct activation:
@@ -377,6 +376,8 @@ cdef inline void accumulate(
 ) noexcept nogil:
     """sums[r][v] += sum_k x[r][k] weights[k][v], in the order of k; ``far``: operand.next is set.
 
+    One row uses each weight once, and takes it from memory.
+
     With many registers the weights of one k are kept in them, and loaded first: in the other order the same
     instructions ran at 80 % of the FMA peak instead of 97 % (Cascade Lake, GCC 12). A tile of five rows uses 25 bytes
     of weights a cycle, of which L2 gives 20 unless those of two k later are fetched to L1. With few registers it is the
@@ -395,17 +396,17 @@ cdef inline void accumulate(
     while k < 0:
         for v in range(vectors):
             if far and rows <= 2 and v % panel % VECTORS_OF_LINE == 0:
-                v_prefetch_near(weights + v // panel * operand.beside + v % panel * LANES + AHEAD)
+                v_prefetch_near(weights + v // panel * operand.second_half + v % panel * LANES + AHEAD)
         if rows == 1:
             x_k[0] = v_set1(x[0][k])
             for v in range(vectors):
                 sums[v] = v_accumulate_from(
-                    sums[v], x_k[0], weights + v // panel * operand.beside + v % panel * LANES
+                    sums[v], x_k[0], weights + v // panel * operand.second_half + v % panel * LANES
                 )
             weights += weights_step
         elif TILE_ROWS == 6:
             for v in range(vectors):
-                weight[v] = v_load(weights + v // panel * operand.beside + v % panel * LANES)
+                weight[v] = v_load(weights + v // panel * operand.second_half + v % panel * LANES)
             weights += weights_step
             if far and rows > 2:
                 v_prefetch(next)
@@ -422,7 +423,7 @@ cdef inline void accumulate(
             for r in range(rows):
                 x_k[r] = v_set1(x[r][k])
             for v in range(vectors):
-                weight[v] = v_load(weights + v // panel * operand.beside + v % panel * LANES)
+                weight[v] = v_load(weights + v // panel * operand.second_half + v % panel * LANES)
                 for r in range(rows):
                     sums[r * vectors + v] = v_accumulate(sums[r * vectors + v], x_k[r], weight[v])
             weights += weights_step
@@ -742,6 +743,7 @@ cdef void lstm_forward_beside(const forward_rows *rows, const tile_product *prod
     """lstm_forward of one block of one row, and between its lines a product of one row with a panel of four vectors.
 
     A block alone is a chain of operations that wait for each other; the product waits for its weights to come from L2.
+    BESIDE_TERMS of its terms are made in ``activate``, half for the gates and half for tanh(c).
     """
     cdef const tile_operand *last = &product.operands[1 if product.operands[1].depth > 0 else 0]
     cdef tile_operand rest = last[0]
@@ -1005,6 +1007,7 @@ functions.sum_row = &sum_row
 functions.pack = &pack
 functions.unpack = &unpack
 functions.lstm_forward = &lstm_forward
+# (a panel of narrower vectors has four chains of additions too few: one row takes two of those at once)
 functions.lstm_forward_beside = &lstm_forward_beside if LANES * sizeof(real) == 64 else NULL
 functions.gru_forward = &gru_forward
 functions.rnn_tanh_forward = &rnn_tanh_forward

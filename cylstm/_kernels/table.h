@@ -24,7 +24,7 @@ typedef struct {
     const real *const *x;           /* (rows,) pointers                       IN */
     Py_ssize_t x_offset;
     const real *weights;            /* (K, step), the first vectors * LANES of each k used, or half as many  IN */
-    Py_ssize_t beside;              /* where vectors is over 4: the second half are so many elements after the first */
+    Py_ssize_t second_half;         /* where vectors is over 4: so many elements after the first half */
     const char *next;               /* what will be read soon: a tile of three rows or more fetches a line of it to L2 for
                                        each k, one of fewer its own weights to L1, AHEAD of their use; the first
                                        operand's NULL: nothing is fetched */
@@ -71,7 +71,7 @@ typedef struct {
     Py_ssize_t gain_c, shift_c;     /* a row each */
 } cell_options;
 
-#define BESIDE_TERMS 40             /* of a product, which lstm_forward_beside makes between its lines */
+#define BESIDE_TERMS 40             /* of a product, made between the lines of two `activate`, 2 + 4 + 6 + 4 + 4 in each */
 #define VARIANT_SCRATCH 24          /* rows of `width` that a variant's row function may use */
 
 /* Some units of some rows of one step. Each pointer is to a row's first unit (gates: to its first block). */
@@ -148,8 +148,9 @@ typedef struct {
     /* And back: out[lane * lane_step + k] = from[k * from_step + lane] for lane < units. */
     void (*unpack)(Py_ssize_t depth, Py_ssize_t units, const real *from, Py_ssize_t from_step, real *out,
                    Py_ssize_t lane_step);
-    /* And a tile of one row and four vectors, whose last operand has at least BESIDE_TERMS terms: of one row and one block,
-     * which are not those of the tile. NULL where it does not pay. */
+    /* lstm_forward of one block of the row rows->first, whose count is not looked at, and a tile of one row and four vectors,
+     * of another block. The last operand of that has at least BESIDE_TERMS terms, and nothing is fetched ahead. Its sums
+     * are stored last, so they may be where the gates were. NULL where it does not pay. */
     forward_beside_function *lstm_forward_beside;
     forward_function *lstm_forward, *gru_forward, *rnn_tanh_forward, *rnn_relu_forward;
     backward_function *lstm_backward, *gru_backward, *rnn_tanh_backward, *rnn_relu_backward;
