@@ -538,3 +538,18 @@ def test_a_step_allocates_nothing(cell, options):
     finally:
         tracemalloc.stop()
     assert after - before < 100  # the loop's own variable; a step that kept 1 byte would be 100
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum", "average", "mul"])
+def test_an_infinite_dy_in_the_padding_reaches_nothing_and_warns_of_nothing(merge):
+    layer = cylstm.LSTM(3, 4, bidirectional=True, merge=merge, rng=0)
+    x, tape = np.ones((5, 2, 3), np.float32), cylstm.Tape()
+    results = []
+    for padding in (0, np.inf):
+        y, _ = layer.forward(x, lengths=[5, 2], tape=tape)
+        dy = np.ones_like(y)
+        dy[2:, 1] = padding
+        results.append(layer.backward(tape, dy))
+    np.testing.assert_array_equal(results[0].dx, results[1].dx)
+    for name, gradient in results[0].parameters.items():
+        np.testing.assert_array_equal(results[1].parameters[name], gradient)

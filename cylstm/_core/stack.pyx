@@ -212,7 +212,8 @@ def _merge_backward(dy, merge, parts, width):
     if merge is None:
         return list(dy)
     if merge == "mul":
-        return [dy * parts[1], dy * parts[0]]
+        with np.errstate(invalid="ignore"):  # in the padding, where dy may be anything and reaches nothing
+            return [dy * parts[1], dy * parts[0]]
     return [dy, dy] if merge == "sum" else [dy * dy.dtype.type(0.5)] * 2
 
 
