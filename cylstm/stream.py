@@ -105,7 +105,7 @@ class Stream(Stepper):
         rows = 1 if self.batch_size is None else self.batch_size
         states = validation.states(
             "state", state, layer._states, layer.dtype, (layer.num_layers, rows), layer._widths,
-            self.batch_size is not None,
+            self.batch_size is not None, why=", as the stream has no batch_size",
         )  # fmt: skip
         self._enter()
         try:

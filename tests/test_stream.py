@@ -441,6 +441,11 @@ def wide():
     return layer, x, states
 
 
+def test_a_state_with_a_batch_axis_is_refused_for_the_reason_that_it_is():
+    with pytest.raises(ValueError, match=r"state h has shape \(2, 3, 6\), expected .*as the stream has no batch_size"):
+        make().stream().reset((normal(L, N, H), normal(L, N, H)))
+
+
 def test_of_two_threads_in_one_stream_the_second_gets_an_error_and_no_result_is_wrong(wide):
     layer, x, states = wide
     stream, results, errors = layer.stream(ROWS), [], []
