@@ -47,6 +47,10 @@ cdef inline Py_ssize_t last_at_once(const matrix *weights, Py_ssize_t at_once) n
     return weights.last_panel if at_once == weights.panel else weights.last_pair
 
 
+cdef inline Py_ssize_t bytes_of_matrix(const matrix *weights) noexcept nogil:
+    return weights.vectors * weights.vector_bytes
+
+
 cdef struct panel_product:
     # A product of some rows with a packed matrix, or with two of the same panels, panel by panel.
     const kernel_table *kernels

@@ -127,8 +127,7 @@ cdef void set_ends(matrix *weights) noexcept nogil:
 
 cdef void set_pairs(const kernel_table *kernels, matrix *weights) noexcept nogil:
     cdef Py_ssize_t panel_bytes = weights.panel * kernels.lanes * kernels.itemsize
-    cdef Py_ssize_t size = weights.vectors * weights.vector_bytes
-    weights.in_pairs = panel_bytes < WIDE_BYTES or not PAIRS_UP_TO < size <= PAIRS_OVER
+    weights.in_pairs = panel_bytes < WIDE_BYTES or not PAIRS_UP_TO < bytes_of_matrix(weights) <= PAIRS_OVER
 
 
 cdef matrix part_of(
@@ -234,7 +233,6 @@ cdef void multiply_many(
         end = min(depth, k + stretch)
         tile.operands[1].depth = 0
         tile.operands[1].x = whole.operands[1].x
-        tile.operands[1].x_offset = 0
         if k < turn:
             tile.operands[0].depth = min(end, turn) - k
             tile.operands[0].x = whole.operands[0].x

@@ -12,8 +12,8 @@ from libc.string cimport memcpy, memset
 from cylstm._core.cells cimport apart, cell
 from cylstm._core.kernels cimport BESIDE_TERMS, VARIANT_SCRATCH, backward_rows, forward_rows, kernel_table
 from cylstm._core.packing cimport (
-    ROWS_AT_ONCE, Weights, last_at_once, matrix, multiply, multiply_panels, panel_at, panel_product, part_of,
-    rows_now, set_product, take_rows, vectors_at_once,
+    ROWS_AT_ONCE, Weights, bytes_of_matrix, last_at_once, matrix, multiply, multiply_panels, panel_at, panel_product,
+    part_of, rows_now, set_product, take_rows, vectors_at_once,
 )
 from cylstm._core.team cimport Team
 
@@ -100,7 +100,7 @@ cdef void work_together(layer_description *layer, Py_ssize_t rows) noexcept nogi
     cdef Py_ssize_t vector_bytes = layer.kernels.lanes * layer.kernels.itemsize
     layer.beside = (
         rows == 1 and layer.cell.forward_beside != NULL and not layer.cell.whole and layer.state_size >= BESIDE_TERMS
-        and BESIDE_OVER < layer.h.vectors * layer.h.vector_bytes <= BESIDE_UP_TO
+        and BESIDE_OVER < bytes_of_matrix(&layer.h) <= BESIDE_UP_TO
     )
     layer.at_once = layer.h.panel if layer.beside else vectors_at_once(&layer.h, rows)
     layer.together = layer.at_once

@@ -747,6 +747,7 @@ cdef void lstm_forward_beside(const forward_rows *rows, const tile_product *prod
     """
     cdef const tile_operand *last = &product.operands[1 if product.operands[1].depth > 0 else 0]
     cdef tile_operand rest = last[0]
+    # (Those of the struct, given to ``accumulate``, are stored after each term by GCC 12: 0.83 of a step's speed.)
     cdef vreal[4] sums
     cdef row_sums beside
     cdef int v
@@ -1007,7 +1008,7 @@ functions.sum_row = &sum_row
 functions.pack = &pack
 functions.unpack = &unpack
 functions.lstm_forward = &lstm_forward
-# (a panel of narrower vectors has four chains of additions too few: one row takes two of those at once)
+# (of narrower vectors one row takes two panels at once)
 functions.lstm_forward_beside = &lstm_forward_beside if LANES * sizeof(real) == 64 else NULL
 functions.gru_forward = &gru_forward
 functions.rnn_tanh_forward = &rnn_tanh_forward
