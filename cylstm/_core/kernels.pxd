@@ -73,10 +73,7 @@ cdef extern from "table.h" nogil:
         const void *const *dy
         void *const *dh
         void *const *dc
-        Py_ssize_t first
         Py_ssize_t count
-        Py_ssize_t gates_offset
-        Py_ssize_t unit_offset
         Py_ssize_t units
         void *const *second
         void *const *dh_prev

@@ -1199,7 +1199,6 @@ cdef bint backward_part(
     run.carry_c_rows = memory + 16 * rows
     bytes_ = <char *>(memory + BACKWARD_ARRAYS * rows)
     bytes_ += -<Py_ssize_t>bytes_ & (ALIGNMENT - 1)
-    run.rows.first = run.rows.gates_offset = run.rows.unit_offset = 0
     run.rows.second = <void *const *>run.second_rows
     run.rows.dh_prev = <void *const *>run.dh_in_rows
     run.rows.dextras = <void *const *>run.dextras_rows

@@ -118,10 +118,7 @@ cdef extern from "table.h" nogil:
         const real *const *dy
         real *const *dh
         real *const *dc
-        Py_ssize_t first
         Py_ssize_t count
-        Py_ssize_t gates_offset
-        Py_ssize_t unit_offset
         Py_ssize_t units
         real *const *second
         real *const *dh_prev
@@ -638,38 +635,52 @@ cdef inline void v_store_units(real *to, vreal x, Py_ssize_t units) noexcept nog
 
 
 cdef struct walk:
-    # Where a row function is among its blocks: of each block of units all rows, then the next block.
+    # Where a row function is among its blocks.
     Py_ssize_t row
-    Py_ssize_t first
-    Py_ssize_t end
     Py_ssize_t gates_offset
     Py_ssize_t unit
     Py_ssize_t left            # units from here on
-
-
-cdef inline walk new_walk(
-    Py_ssize_t first, Py_ssize_t count, Py_ssize_t gates_offset, Py_ssize_t unit, Py_ssize_t units
-) noexcept nogil:
-    cdef walk at
-    at.row = at.first = first
-    at.end = first + count
-    at.gates_offset = gates_offset
-    at.unit = unit
-    at.left = units
-    return at
 
 
 cdef inline Py_ssize_t units_of(const walk *at) noexcept nogil:
     return min(at.left, <Py_ssize_t>LANES)
 
 
-cdef inline void advance(walk *at, Py_ssize_t gates) noexcept nogil:
+cdef inline walk start_forward(const forward_rows *rows) noexcept nogil:
+    cdef walk at
+    at.row = rows.first
+    at.gates_offset = rows.gates_offset
+    at.unit = rows.unit_offset
+    at.left = rows.units
+    return at
+
+
+cdef inline void go_forward(walk *at, Py_ssize_t gates, const forward_rows *rows) noexcept nogil:
+    """Of each block of units all rows, then the next block."""
     at.row += 1
-    if at.row == at.end:
-        at.row = at.first
+    if at.row == rows.first + rows.count:
+        at.row = rows.first
         at.gates_offset += gates * LANES
         at.unit += LANES
         at.left -= LANES
+
+
+cdef inline walk start_backward(const backward_rows *rows) noexcept nogil:
+    cdef walk at
+    at.row = at.gates_offset = at.unit = 0
+    at.left = rows.units
+    return at
+
+
+cdef inline void go_backward(walk *at, Py_ssize_t gates, const backward_rows *rows) noexcept nogil:
+    """Of each row all blocks, then the next row: what comes from afar comes faster as it lies."""
+    at.gates_offset += gates * LANES
+    at.unit += LANES
+    at.left -= LANES
+    if at.left <= 0:
+        at.row += 1
+        at.gates_offset = at.unit = 0
+        at.left = rows.units
 
 
 cdef inline void lstm_gates(const forward_rows *rows, walk *at, row_sums *beside) noexcept nogil:
@@ -689,7 +700,7 @@ cdef inline void lstm_gates(const forward_rows *rows, walk *at, row_sums *beside
     v_store(gates + 2 * LANES, ifog[3])
     v_store(gates + 3 * LANES, ifog[2])
     v_store_units(c, v_fma(ifog[1], v_load_units(c_prev, units), ifog[0] * ifog[3]), units)
-    advance(at, 4)
+    go_forward(at, 4, rows)
 
 
 cdef inline void lstm_output(
@@ -708,7 +719,7 @@ cdef inline void lstm_output(
         y[j] = rows.y[at.row] + at.unit
         units[j] = units_of(at)
         x[j] = v_load_units(rows.c[at.row] + at.unit, units[j])
-        advance(at, 4)
+        go_forward(at, 4, rows)
     activate(0, blocks, x, beside)
     for j in range(blocks):
         x[j] = v_load(o[j]) * x[j]
@@ -729,10 +740,10 @@ cdef void lstm_forward(const forward_rows *rows) noexcept nogil:
     """
     cdef Py_ssize_t total = blocks_of(rows.units) * rows.count
     cdef Py_ssize_t done
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_forward(rows)
     for done in range(total):
         lstm_gates(rows, &at, NULL)
-    at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    at = start_forward(rows)
     for done in range(total // 2):
         lstm_output(2, rows, &at, NULL)
     if total % 2:
@@ -751,7 +762,7 @@ cdef void lstm_forward_beside(const forward_rows *rows, const tile_product *prod
     cdef vreal[4] sums
     cdef row_sums beside
     cdef int v
-    cdef walk at = new_walk(rows.first, 1, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_forward(rows)
     v_load_rows(sums, product.start, product.start_offset, 1, 4)
     if product.operands[1].depth > 0:
         accumulate(1, 4, False, &product.operands[0], 4 * LANES, sums)
@@ -761,7 +772,7 @@ cdef void lstm_forward_beside(const forward_rows *rows, const tile_product *prod
     beside.weights = last.weights
     beside.left = last.depth
     lstm_gates(rows, &at, &beside)
-    at = new_walk(rows.first, 1, rows.gates_offset, rows.unit_offset, rows.units)
+    at = start_forward(rows)
     lstm_output(1, rows, &at, &beside)
     for v in range(4):
         sums[v] = beside.sums[v]
@@ -784,7 +795,7 @@ cdef inline void lstm_derivatives(const int blocks, const backward_rows *rows, w
     cdef int j
     for j in range(blocks):
         tanh_c[j] = v_load_units(rows.c[at.row] + at.unit, units_of(at))
-        advance(at, 4)
+        go_backward(at, 4, rows)
     activate(0, blocks, tanh_c, NULL)
     for j in range(blocks):
         gates = rows.gates[here.row] + here.gates_offset
@@ -801,7 +812,7 @@ cdef inline void lstm_derivatives(const int blocks, const backward_rows *rows, w
         v_store(gates + 2 * LANES, dc * i * (one - g * g))
         v_store(gates + 3 * LANES, dh * tanh_c[j] * o * (one - o))
         v_store(rows.dc[here.row] + here.unit, dc * f)
-        advance(&here, 4)
+        go_backward(&here, 4, rows)
 
 
 cdef void lstm_backward(const backward_rows *rows) noexcept nogil:
@@ -816,7 +827,7 @@ cdef void lstm_backward(const backward_rows *rows) noexcept nogil:
     """
     cdef Py_ssize_t total = blocks_of(rows.units) * rows.count
     cdef Py_ssize_t done
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_backward(rows)
     for done in range(total // 2):
         lstm_derivatives(2, rows, &at)
     if total % 2:
@@ -834,7 +845,7 @@ cdef inline void gru_gates(const int blocks, const forward_rows *rows, walk *at)
         sums = rows.recurrent[at.row] + (at.gates_offset - rows.gates_offset + rows.recurrent_offset)
         x[2 * j] = v_load(sums)
         x[2 * j + 1] = v_load(sums + LANES)
-        advance(at, 3)
+        go_forward(at, 3, rows)
     activate(2 * blocks, 0, x, NULL)
     for j in range(blocks):
         v_store(gates[j], x[2 * j])
@@ -854,7 +865,7 @@ cdef inline void gru_output(const int blocks, const forward_rows *rows, walk *at
         gates = rows.gates[at.row] + at.gates_offset
         sums = rows.recurrent[at.row] + (at.gates_offset - rows.gates_offset + rows.recurrent_offset)
         n[j] = v_fma(v_load(gates), v_load(sums + 2 * LANES), v_load(gates + 2 * LANES))
-        advance(at, 3)
+        go_forward(at, 3, rows)
     activate(0, blocks, n, NULL)
     for j in range(blocks):
         gates = rows.gates[here.row] + here.gates_offset
@@ -864,7 +875,7 @@ cdef inline void gru_output(const int blocks, const forward_rows *rows, walk *at
         h = v_fma(z, v_load_units(rows.h_prev[here.row] + here.unit, units), (v_set1(<real>1) - z) * n[j])
         v_store_units(rows.h[here.row] + here.unit, h, units)
         v_store_units(rows.y[here.row] + here.unit, h, units)
-        advance(&here, 3)
+        go_forward(&here, 3, rows)
 
 
 cdef void gru_forward(const forward_rows *rows) noexcept nogil:
@@ -878,12 +889,12 @@ cdef void gru_forward(const forward_rows *rows) noexcept nogil:
     """
     cdef Py_ssize_t total = blocks_of(rows.units) * rows.count
     cdef Py_ssize_t done
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_forward(rows)
     for done in range(total // 2):
         gru_gates(2, rows, &at)
     if total % 2:
         gru_gates(1, rows, &at)
-    at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    at = start_forward(rows)
     for done in range(total // 2):
         gru_output(2, rows, &at)
     if total % 2:
@@ -905,7 +916,7 @@ cdef void gru_backward(const backward_rows *rows) noexcept nogil:
     cdef real *gates
     cdef real *sums
     cdef Py_ssize_t units, done
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_backward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         gates = rows.gates[at.row] + at.gates_offset
         sums = rows.recurrent[at.row] + at.gates_offset
@@ -925,7 +936,7 @@ cdef void gru_backward(const backward_rows *rows) noexcept nogil:
         v_store(sums + LANES, dz)
         v_store(sums + 2 * LANES, dn * r)
         v_store(rows.dh[at.row] + at.unit, dh * z)
-        advance(&at, 3)
+        go_backward(&at, 3, rows)
 
 
 cdef inline void rnn_output(const int blocks, const bint rectified, const forward_rows *rows, walk *at) noexcept nogil:
@@ -936,7 +947,7 @@ cdef inline void rnn_output(const int blocks, const bint rectified, const forwar
     cdef int j
     for j in range(blocks):
         h[j] = v_load(rows.gates[at.row] + at.gates_offset)
-        advance(at, 1)
+        go_forward(at, 1, rows)
     if rectified:
         for j in range(blocks):
             h[j] = relu(h[j])
@@ -947,14 +958,14 @@ cdef inline void rnn_output(const int blocks, const bint rectified, const forwar
         v_store(rows.gates[here.row] + here.gates_offset, h[j])
         v_store_units(rows.h[here.row] + here.unit, h[j], units)
         v_store_units(rows.y[here.row] + here.unit, h[j], units)
-        advance(&here, 1)
+        go_forward(&here, 1, rows)
 
 
 cdef inline void rnn_forward(const bint rectified, const forward_rows *rows) noexcept nogil:
     """One step of an Elman network (Elman 1990): h is tanh, or relu, of its pre-activation, and so is ``gates``."""
     cdef Py_ssize_t total = blocks_of(rows.units) * rows.count
     cdef Py_ssize_t done
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_forward(rows)
     for done in range(total // 2):
         rnn_output(2, rectified, rows, &at)
     if total % 2:
@@ -967,14 +978,14 @@ cdef inline void rnn_backward(const bint rectified, const backward_rows *rows) n
     cdef vreal h, dh
     cdef real *gates
     cdef Py_ssize_t units, done
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_backward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         gates = rows.gates[at.row] + at.gates_offset
         units = units_of(&at)
         h = v_load_units(gates, units)
         dh = v_load_units(rows.dh[at.row] + at.unit, units) + v_load_units(rows.dy[at.row] + at.unit, units)
         v_store(gates, v_if_less(zero, h, dh, zero) if rectified else dh * (v_set1(<real>1) - h * h))
-        advance(&at, 1)
+        go_backward(&at, 1, rows)
 
 
 cdef void rnn_tanh_forward(const forward_rows *rows) noexcept nogil:

@@ -74,7 +74,7 @@ typedef struct {
 #define BESIDE_TERMS 40             /* of a product, made between the lines of two `activate`, 2 + 4 + 6 + 4 + 4 in each */
 #define VARIANT_SCRATCH 24          /* rows of `width` that a variant's row function may use */
 
-/* Some units of some rows of one step. Each pointer is to a row's first unit (gates: to its first block). */
+/* Some units of some rows of one step forwards, all units backwards. Each pointer is to a row's first unit (gates: to its first block). */
 typedef struct {
     real *const *gates;             /* (blocks, G, LANES)  INOUT  in: pre-activations, out: activations; variants only read them */
     real *const *recurrent;         /* (blocks, G, LANES)  INOUT  of a cell that needs them apart: what h adds to them */
@@ -103,9 +103,8 @@ typedef struct {
     real *const *dh;                /* (blocks, LANES)  INOUT  in: what the next step sends back; out: what h_prev gets
                                        past the recurrent product, if the cell has such a path */
     real *const *dc;                /* (blocks, LANES)  INOUT  in: dL/dc_t of the next step, out: dL/dc_{t-1} */
-    Py_ssize_t first, count;        /* the rows first .. first + count - 1 */
-    Py_ssize_t gates_offset;        /* where the gates of the first block begin, in recurrent too */
-    Py_ssize_t unit_offset, units;  /* the hidden units unit_offset .. unit_offset + units - 1; offset: whole blocks */
+    Py_ssize_t count;               /* rows */
+    Py_ssize_t units;               /* hidden units: all of a row */
     real *const *second;            /* (blocks, LANES)  INOUT  in: sums, out: the gradient of those */
     real *const *dh_prev;           /* (blocks, LANES)  INOUT  gru_before adds what h_prev gets beside its product */
     real *const *dextras;           /* (n, width)  INOUT  the gradients of options.extras are added, for each row apart */

@@ -619,7 +619,7 @@ cdef void lstm_variant_backward(const backward_rows *rows) noexcept nogil:
     cdef real *recurrent
     cdef real *dextras
     cdef vreal d
-    for row in range(rows.first, rows.first + rows.count):
+    for row in range(rows.count):
         gates = rows.gates[row]
         recurrent = rows.recurrent[row] if jointly else NULL
         dextras = rows.dextras[row]
@@ -653,7 +653,7 @@ cdef void gru_variant_forward(const forward_rows *rows) noexcept nogil:
     cdef const real *gates
     cdef const real *sums
     cdef vreal r, z, h
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_forward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         units = units_of(&at)
         gates = rows.gates[at.row] + at.gates_offset
@@ -666,7 +666,7 @@ cdef void gru_variant_forward(const forward_rows *rows) noexcept nogil:
         h = v_fma(z, v_load_units(rows.h_prev[at.row] + at.unit, units), (v_set1(<real>1) - z) * h)
         v_store_units(rows.h[at.row] + at.unit, h, units)
         v_store_units(rows.y[at.row] + at.unit, h, units)
-        advance(&at, 3)
+        go_forward(&at, 3, rows)
 
 
 cdef inline void store_first(real *to, vreal x, Py_ssize_t units) noexcept nogil:
@@ -683,7 +683,7 @@ cdef void gru_variant_backward(const backward_rows *rows) noexcept nogil:
     cdef real *gates
     cdef real *sums
     cdef vreal r, z, n, z_r, z_z, z_n, q, dh, dn, dr, dz
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_backward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         units = units_of(&at)
         gates = rows.gates[at.row] + at.gates_offset
@@ -707,7 +707,7 @@ cdef void gru_variant_backward(const backward_rows *rows) noexcept nogil:
         store_first(sums + LANES, dz, units)
         store_first(sums + 2 * LANES, dn * r, units)
         store_first(rows.dh[at.row] + at.unit, dh * z, units)
-        advance(&at, 3)
+        go_backward(&at, 3, rows)
 
 
 cdef void gru_before_forward(const forward_rows *rows) noexcept nogil:
@@ -721,7 +721,7 @@ cdef void gru_before_forward(const forward_rows *rows) noexcept nogil:
     cdef Py_ssize_t done, units
     cdef const real *gates
     cdef vreal h
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_forward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         units = units_of(&at)
         gates = rows.gates[at.row] + at.gates_offset
@@ -729,7 +729,7 @@ cdef void gru_before_forward(const forward_rows *rows) noexcept nogil:
         h = h * v_load_units(rows.h_prev[at.row] + at.unit, units)
         v_store_units(rows.h[at.row] + at.unit, h, units)
         v_store(rows.second[at.row] + at.unit, v_load(gates + 2 * LANES))
-        advance(&at, 3)
+        go_forward(&at, 3, rows)
 
 
 cdef void gru_before_second_forward(const forward_rows *rows) noexcept nogil:
@@ -737,7 +737,7 @@ cdef void gru_before_second_forward(const forward_rows *rows) noexcept nogil:
     cdef const cell_options *options = rows.options
     cdef Py_ssize_t done, units
     cdef vreal n, z, h
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_forward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         units = units_of(&at)
         n = clipped_value(&options.candidate, options.clip_gates, v_load(rows.second[at.row] + at.unit))
@@ -746,7 +746,7 @@ cdef void gru_before_second_forward(const forward_rows *rows) noexcept nogil:
         h = v_fma(z, v_load_units(rows.h_prev[at.row] + at.unit, units), (v_set1(<real>1) - z) * n)
         v_store_units(rows.h[at.row] + at.unit, h, units)
         v_store_units(rows.y[at.row] + at.unit, h, units)
-        advance(&at, 3)
+        go_forward(&at, 3, rows)
 
 
 cdef void gru_before_second_backward(const backward_rows *rows) noexcept nogil:
@@ -755,7 +755,7 @@ cdef void gru_before_second_backward(const backward_rows *rows) noexcept nogil:
     cdef Py_ssize_t done, units
     cdef real *gates
     cdef vreal n, z, z_n, z_z, dh, dn, dz
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_backward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         units = units_of(&at)
         gates = rows.gates[at.row] + at.gates_offset
@@ -770,7 +770,7 @@ cdef void gru_before_second_backward(const backward_rows *rows) noexcept nogil:
         store_first(gates + 2 * LANES, dn, units)
         store_first(rows.second[at.row] + at.unit, dn, units)
         store_first(rows.dh[at.row] + at.unit, dh * z, units)
-        advance(&at, 3)
+        go_backward(&at, 3, rows)
 
 
 cdef void gru_before_backward(const backward_rows *rows) noexcept nogil:
@@ -779,7 +779,7 @@ cdef void gru_before_backward(const backward_rows *rows) noexcept nogil:
     cdef Py_ssize_t done, units
     cdef real *gates
     cdef vreal z_r, d
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_backward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         units = units_of(&at)
         gates = rows.gates[at.row] + at.gates_offset
@@ -788,7 +788,7 @@ cdef void gru_before_backward(const backward_rows *rows) noexcept nogil:
         add_to(rows.dh_prev[at.row] + at.unit, d * clipped_value(&options.gate, options.clip_gates, z_r))
         d = d * v_load_units(rows.h_prev[at.row] + at.unit, units)
         store_first(gates, clipped_slope(&options.gate, options.clip_gates, z_r, d), units)
-        advance(&at, 3)
+        go_backward(&at, 3, rows)
 
 
 # ----------------------------------------------------------------------------------------- RNN, projections
@@ -798,13 +798,13 @@ cdef void rnn_variant_forward(const forward_rows *rows) noexcept nogil:
     cdef const cell_options *options = rows.options
     cdef Py_ssize_t done, units
     cdef vreal h
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_forward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         units = units_of(&at)
         h = clipped_value(&options.candidate, options.clip_gates, v_load(rows.gates[at.row] + at.gates_offset))
         v_store_units(rows.h[at.row] + at.unit, h, units)
         v_store_units(rows.y[at.row] + at.unit, h, units)
-        advance(&at, 1)
+        go_forward(&at, 1, rows)
 
 
 cdef void rnn_variant_backward(const backward_rows *rows) noexcept nogil:
@@ -812,13 +812,13 @@ cdef void rnn_variant_backward(const backward_rows *rows) noexcept nogil:
     cdef Py_ssize_t done, units
     cdef real *gates
     cdef vreal dh
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_backward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         units = units_of(&at)
         gates = rows.gates[at.row] + at.gates_offset
         dh = v_load_units(rows.dh[at.row] + at.unit, units) + v_load_units(rows.dy[at.row] + at.unit, units)
         store_first(gates, clipped_slope(&options.candidate, options.clip_gates, v_load(gates), dh), units)
-        advance(&at, 1)
+        go_backward(&at, 1, rows)
 
 
 cdef void projection_forward(const forward_rows *rows) noexcept nogil:
@@ -826,14 +826,14 @@ cdef void projection_forward(const forward_rows *rows) noexcept nogil:
     cdef const cell_options *options = rows.options
     cdef Py_ssize_t done, units
     cdef vreal h
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_forward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         units = units_of(&at)
         h = value_of(&options.projection, v_load(rows.second[at.row] + at.unit))
         h = clipped(options.clip_projection, h)
         v_store_units(rows.h[at.row] + at.unit, h, units)
         v_store_units(rows.y[at.row] + at.unit, h, units)
-        advance(&at, 1)
+        go_forward(&at, 1, rows)
 
 
 cdef void projection_backward(const backward_rows *rows) noexcept nogil:
@@ -841,7 +841,7 @@ cdef void projection_backward(const backward_rows *rows) noexcept nogil:
     cdef Py_ssize_t done, units
     cdef real *sums
     cdef vreal z, dh
-    cdef walk at = new_walk(rows.first, rows.count, rows.gates_offset, rows.unit_offset, rows.units)
+    cdef walk at = start_backward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
         units = units_of(&at)
         sums = rows.second[at.row] + at.unit
@@ -849,7 +849,7 @@ cdef void projection_backward(const backward_rows *rows) noexcept nogil:
         dh = v_load_units(rows.dh[at.row] + at.unit, units) + v_load_units(rows.dy[at.row] + at.unit, units)
         dh = if_inside(options.clip_projection, value_of(&options.projection, z), dh * slope_of(&options.projection, z))
         store_first(sums, dh, units)
-        advance(&at, 1)
+        go_backward(&at, 1, rows)
 
 
 # ---------------------------------------------------------------------------------------------------- noise
