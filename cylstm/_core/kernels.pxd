@@ -64,6 +64,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t recurrent_offset
         Py_ssize_t unit_offset
         Py_ssize_t units
+        Py_ssize_t ahead
     ctypedef struct backward_rows:
         void *const *gates
         void *const *recurrent

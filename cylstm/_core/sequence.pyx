@@ -354,6 +354,7 @@ cdef inline void step_of(
     cdef void *const *gates
     cdef void *const *sums
     product.waiting = NULL
+    cell_rows.ahead = 0 if count <= 2 else -units if downwards else units
     while 0 <= first < layer.h.vectors:
         last = min(last_at_once(&layer.h, layer.at_once), first + layer.together - layer.at_once)
         origin = 0 if rows.entire else first       # the vector that gates begin with

@@ -109,6 +109,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t recurrent_offset
         Py_ssize_t unit_offset
         Py_ssize_t units
+        Py_ssize_t ahead
     ctypedef struct backward_rows:
         real *const *gates
         real *const *recurrent
@@ -665,6 +666,19 @@ cdef inline void go_forward(walk *at, Py_ssize_t gates, const forward_rows *rows
         at.left -= LANES
 
 
+cdef inline void store_h(real *h, real *y, vreal value, Py_ssize_t units, Py_ssize_t ahead) noexcept nogil:
+    """One block of h and y. A store waits for its line, which on a tape is far: those of the next turn are fetched."""
+    v_store_units(h, value, units)
+    v_store_units(y, value, units)
+    if ahead != 0:
+        v_prefetch_near(h + ahead)
+        v_prefetch_near(y + ahead)
+
+
+cdef inline void store_h_at(const forward_rows *rows, const walk *at, vreal value) noexcept nogil:
+    store_h(rows.h[at.row] + at.unit, rows.y[at.row] + at.unit, value, units_of(at), rows.ahead)
+
+
 cdef inline walk start_backward(const backward_rows *rows) noexcept nogil:
     cdef walk at
     at.row = at.gates_offset = at.unit = 0
@@ -722,9 +736,7 @@ cdef inline void lstm_output(
         go_forward(at, 4, rows)
     activate(0, blocks, x, beside)
     for j in range(blocks):
-        x[j] = v_load(o[j]) * x[j]
-        v_store_units(h[j], x[j], units[j])
-        v_store_units(y[j], x[j], units[j])
+        store_h(h[j], y[j], v_load(o[j]) * x[j], units[j], rows.ahead)
 
 
 cdef void lstm_forward(const forward_rows *rows) noexcept nogil:
@@ -859,7 +871,6 @@ cdef inline void gru_output(const int blocks, const forward_rows *rows, walk *at
     cdef const real *sums
     cdef vreal[2] n
     cdef vreal z, h
-    cdef Py_ssize_t units
     cdef int j
     for j in range(blocks):
         gates = rows.gates[at.row] + at.gates_offset
@@ -869,12 +880,10 @@ cdef inline void gru_output(const int blocks, const forward_rows *rows, walk *at
     activate(0, blocks, n, NULL)
     for j in range(blocks):
         gates = rows.gates[here.row] + here.gates_offset
-        units = units_of(&here)
         v_store(gates + 2 * LANES, n[j])
         z = v_load(gates + LANES)
-        h = v_fma(z, v_load_units(rows.h_prev[here.row] + here.unit, units), (v_set1(<real>1) - z) * n[j])
-        v_store_units(rows.h[here.row] + here.unit, h, units)
-        v_store_units(rows.y[here.row] + here.unit, h, units)
+        h = v_load_units(rows.h_prev[here.row] + here.unit, units_of(&here))
+        store_h_at(rows, &here, v_fma(z, h, (v_set1(<real>1) - z) * n[j]))
         go_forward(&here, 3, rows)
 
 
@@ -943,7 +952,6 @@ cdef inline void rnn_output(const int blocks, const bint rectified, const forwar
     """h of one or two blocks, side by side."""
     cdef walk here = at[0]
     cdef vreal[2] h
-    cdef Py_ssize_t units
     cdef int j
     for j in range(blocks):
         h[j] = v_load(rows.gates[at.row] + at.gates_offset)
@@ -954,10 +962,8 @@ cdef inline void rnn_output(const int blocks, const bint rectified, const forwar
     else:
         activate(0, blocks, h, NULL)
     for j in range(blocks):
-        units = units_of(&here)
         v_store(rows.gates[here.row] + here.gates_offset, h[j])
-        v_store_units(rows.h[here.row] + here.unit, h[j], units)
-        v_store_units(rows.y[here.row] + here.unit, h[j], units)
+        store_h_at(rows, &here, h[j])
         go_forward(&here, 1, rows)
 
 

@@ -91,6 +91,8 @@ typedef struct {
     Py_ssize_t gates_offset;        /* where the gates of the first block begin */
     Py_ssize_t recurrent_offset;    /* likewise */
     Py_ssize_t unit_offset, units;  /* the hidden units unit_offset .. unit_offset + units - 1; offset: whole blocks */
+    Py_ssize_t ahead;               /* so many units on, or back, are those whose turn comes next: where their h and y will be stored
+                                       is fetched. Any address will do */
 } forward_rows;
 
 typedef struct {

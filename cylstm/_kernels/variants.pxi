@@ -664,8 +664,7 @@ cdef void gru_variant_forward(const forward_rows *rows) noexcept nogil:
             &options.candidate, options.clip_gates, v_fma(r, v_load(sums + 2 * LANES), v_load(gates + 2 * LANES))
         )
         h = v_fma(z, v_load_units(rows.h_prev[at.row] + at.unit, units), (v_set1(<real>1) - z) * h)
-        v_store_units(rows.h[at.row] + at.unit, h, units)
-        v_store_units(rows.y[at.row] + at.unit, h, units)
+        store_h_at(rows, &at, h)
         go_forward(&at, 3, rows)
 
 
@@ -744,8 +743,7 @@ cdef void gru_before_second_forward(const forward_rows *rows) noexcept nogil:
         z = v_load(rows.gates[at.row] + at.gates_offset + LANES)
         z = clipped_value(&options.gate, options.clip_gates, z)
         h = v_fma(z, v_load_units(rows.h_prev[at.row] + at.unit, units), (v_set1(<real>1) - z) * n)
-        v_store_units(rows.h[at.row] + at.unit, h, units)
-        v_store_units(rows.y[at.row] + at.unit, h, units)
+        store_h_at(rows, &at, h)
         go_forward(&at, 3, rows)
 
 
@@ -796,14 +794,12 @@ cdef void gru_before_backward(const backward_rows *rows) noexcept nogil:
 cdef void rnn_variant_forward(const forward_rows *rows) noexcept nogil:
     """h = candidate of the sum, which ``gates`` stays."""
     cdef const cell_options *options = rows.options
-    cdef Py_ssize_t done, units
+    cdef Py_ssize_t done
     cdef vreal h
     cdef walk at = start_forward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
-        units = units_of(&at)
         h = clipped_value(&options.candidate, options.clip_gates, v_load(rows.gates[at.row] + at.gates_offset))
-        v_store_units(rows.h[at.row] + at.unit, h, units)
-        v_store_units(rows.y[at.row] + at.unit, h, units)
+        store_h_at(rows, &at, h)
         go_forward(&at, 1, rows)
 
 
@@ -824,15 +820,13 @@ cdef void rnn_variant_backward(const backward_rows *rows) noexcept nogil:
 cdef void projection_forward(const forward_rows *rows) noexcept nogil:
     """h = projection of ``second``, clipped afterwards (Sak, Senior & Beaufays 2014; Jordan 1986)."""
     cdef const cell_options *options = rows.options
-    cdef Py_ssize_t done, units
+    cdef Py_ssize_t done
     cdef vreal h
     cdef walk at = start_forward(rows)
     for done in range(blocks_of(rows.units) * rows.count):
-        units = units_of(&at)
         h = value_of(&options.projection, v_load(rows.second[at.row] + at.unit))
         h = clipped(options.clip_projection, h)
-        v_store_units(rows.h[at.row] + at.unit, h, units)
-        v_store_units(rows.y[at.row] + at.unit, h, units)
+        store_h_at(rows, &at, h)
         go_forward(&at, 1, rows)
 
 
