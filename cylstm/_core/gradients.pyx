@@ -28,10 +28,10 @@ cnp.import_array()
 cdef enum:
     PANEL = 4                  # vectors of a tile of many rows
     # Terms that are summed before their sum is added to that of those before, so that the rounding errors of long sums
-    # stay small: so few that their columns of rows stay in L2, beside a panel of dgates. Of rows too wide for that
-    # more: the sums are in L3 or memory then, and are fetched less often (1.03 to 1.1 times the speed at H = 1024).
-    TERMS_AT_ONCE = 256
-    TERMS_OF_WIDE_ROWS = 512
+    # stay small. Half as many where that makes their columns of rows fit in L2, beside a panel of dgates. (Where it does
+    # not, the sums are in L3 or memory, and are fetched less often so: 1.03 to 1.1 times the speed at H = 1024. Where all
+    # fits anyway, 512 against 256: 1.03 at H = 64 and 128.)
+    TERMS_AT_ONCE = 512
     COLUMNS_BYTES = 524288     # half of an L2 of 1 MiB
 
 
@@ -62,8 +62,9 @@ cdef class WeightGradient:
         cdef const kernel_table *kernels = self.kernels
         cdef Py_ssize_t terms = cnp.PyArray_DIM(self.rows, 0)
         cdef Py_ssize_t n = self.sums.depth
-        cdef bint wide = TERMS_AT_ONCE * n * kernels.itemsize > COLUMNS_BYTES
-        cdef Py_ssize_t at_once = min(terms, <Py_ssize_t>TERMS_OF_WIDE_ROWS if wide else <Py_ssize_t>TERMS_AT_ONCE)
+        cdef Py_ssize_t bytes_of_all = TERMS_AT_ONCE * n * kernels.itemsize
+        cdef bint halved = bytes_of_all // 2 <= COLUMNS_BYTES < bytes_of_all
+        cdef Py_ssize_t at_once = min(terms, <Py_ssize_t>TERMS_AT_ONCE // 2 if halved else <Py_ssize_t>TERMS_AT_ONCE)
         cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
         cdef Py_ssize_t row_bytes = cnp.PyArray_STRIDE(self.rows, 0)
         # One vector more for the rest, and one lest columns be 1 KiB apart, in few sets of a cache.
@@ -152,6 +153,7 @@ cdef void add_part(
     cdef const void *x[ROWS_AT_ONCE]
     cdef const void *start[ROWS_AT_ONCE]
     cdef void *out[ROWS_AT_ONCE]
+    cdef void *total[ROWS_AT_ONCE]
     cdef Py_ssize_t vector_bytes = kernels.lanes * kernels.itemsize
     cdef Py_ssize_t width = min(<Py_ssize_t>PANEL, sums.vectors - vector)
     cdef Py_ssize_t k, row, some, r, step
@@ -173,9 +175,12 @@ cdef void add_part(
         for r in range(some):
             x[r] = columns + (row + r) * column_bytes
             start[r] = zeros
-            out[r] = (to if first_terms else fresh) + r * width * vector_bytes
-        take_rows(&product, some, x, NULL, start, out)
+            out[r] = fresh + r * width * vector_bytes
+            total[r] = to + r * width * vector_bytes
+        if first_terms:
+            take_rows(&product, some, x, NULL, start, total)
+        else:
+            take_rows(&product, some, x, NULL, start, out)
+            product.tile.total = total
         multiply_panels(&product, 0, width, 0, 0, NULL, NULL)
-        if not first_terms:
-            kernels.add(some * width * kernels.lanes, fresh, to)
         row += some

@@ -20,6 +20,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t start_offset
         void *const *out
         Py_ssize_t out_offset
+        void *const *total
     const int SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN
     const int SOFTPLUS, LINEAR, SWISH, GELU, SOFTMAX
     const int UNCOUPLED, FORGET_IS_REST, INPUT_IS_REST

@@ -71,6 +71,7 @@ cdef inline void set_product(
     product.then = then
     product.forward_beside = NULL
     product.waiting = NULL
+    product.tile.total = NULL
     product.tile.operands[0].x_offset = 0
     product.tile.operands[0].depth = weights.depth
     product.tile.operands[1].x_offset = 0

@@ -248,6 +248,7 @@ cdef void multiply_many(
         tile.start = whole.start if k == 0 else <const void *const *>whole.out
         tile.start_offset = whole.start_offset if k == 0 else whole.out_offset
         tile.out = whole.out
+        tile.total = whole.total if end == depth else NULL
         if end == depth:
             ahead.first = <const char *>following
             ahead.lines = turn * k_bytes // LINE_BYTES
@@ -278,6 +279,8 @@ cdef void multiply_many(
             tile.operands[1].x += count
             tile.start += count
             tile.out += count
+            if tile.total != NULL:
+                tile.total += count
             done += count
             left -= 1
         k = end

@@ -38,6 +38,7 @@ cdef extern from "simd.h" nogil:
     void v_transpose(vreal *square)
     void v_load_rows(vreal *to, const real *const *rows, Py_ssize_t offset, int count, int vectors)
     void v_store_rows(real *const *rows, Py_ssize_t offset, const vreal *values, int count, int vectors)
+    void v_add_rows(real *const *rows, Py_ssize_t offset, const vreal *values, int count, int vectors)
     vreal v_fma(vreal a, vreal b, vreal c)
     vreal v_accumulate(vreal sum, vreal a, vreal b)
     vreal v_accumulate_from(vreal sum, vreal a, const real *b)
@@ -65,6 +66,7 @@ cdef extern from "table.h" nogil:
         Py_ssize_t start_offset
         real *const *out
         Py_ssize_t out_offset
+        real *const *total
     const int SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, AFFINE, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN
     const int SOFTPLUS, LINEAR, SWISH, GELU, SOFTMAX
     const int UNCOUPLED, FORGET_IS_REST, INPUT_IS_REST
@@ -443,7 +445,10 @@ cdef inline void tile_body(
     accumulate(rows, vectors, far, &product.operands[0], product.weights_step, sums)
     if product.operands[1].depth > 0:
         accumulate(rows, vectors, far, &product.operands[1], product.weights_step, sums)
-    v_store_rows(product.out, product.out_offset, sums, rows, vectors)
+    if product.total != NULL:
+        v_add_rows(product.total, product.out_offset, sums, rows, vectors)
+    else:
+        v_store_rows(product.out, product.out_offset, sums, rows, vectors)
 
 
 cdef inline void tile_of(const int rows, const int vectors, const tile_product *product) noexcept nogil:

@@ -351,6 +351,16 @@ INLINE void v_store_rows(real *const *rows, Py_ssize_t offset, const vreal *from
     }
 }
 
+INLINE void v_add_rows(real *const *rows, Py_ssize_t offset, const vreal *from, int count, int vectors)
+{
+    int j;
+    UNROLLED
+    for (j = 0; j < count * vectors; j++) {
+        real *to = rows[j / vectors] + offset + j % vectors * LANES;
+        v_store(to, v_load(to) + from[j]);
+    }
+}
+
 /* Constants of the activations, low order first; made and checked by tools/fit_activations.py.
  * LN2_HIGH has so few bits that n * LN2_HIGH is exact for every n that occurs (Cody & Waite 1980). */
 #ifdef CYLSTM_FLOAT64

@@ -37,6 +37,7 @@ typedef struct {
     Py_ssize_t start_offset;
     real *const *out;               /* (rows,) pointers                       OUT */
     Py_ssize_t out_offset;
+    real *const *total;             /* NULL; or (rows,) pointers, to which the sums are added instead of going to out  INOUT */
 } tile_product;
 
 /* An activation, or its derivative, by what kind it is; alpha and beta where it has them. SOFTMAX is of a whole row, so
