@@ -407,6 +407,7 @@ cdef class Weights:
         self.blocks = (self.hidden_size + kernels.lanes - 1) // kernels.lanes
         self.state_blocks = (self.state_size + kernels.lanes - 1) // kernels.lanes
         self.memory = []
+        self.copies = []
         self.weight_second = None
         if name == "gru_before":  # n's part of weight_hh multiplies r h_prev, in the second phase
             self.weight_second = weight_hh[2 * self.hidden_size:]
@@ -497,6 +498,18 @@ cdef class Weights:
     def replaced(self, **arrays):
         """The same cell with other values of some parameters."""
         return Weights(self.name, self.arrays | arrays, self.given_options)
+
+    def of_slice(self, Py_ssize_t n):
+        """These weights as the n-th slice of a batch reads them: where they stay in L2, a copy for each but the first.
+
+        Two cores that read the same lines get less each than of lines of their own: batches of (64, 128) in two threads
+        take 1.08 times as long with one copy (2 MiB of L2).
+        """
+        if n == 0 or not self.h.near:
+            return self
+        while len(self.copies) < n:
+            self.copies.append(self.replaced())
+        return self.copies[n - 1]
 
     def place_second(self, dict gradients, dweight, dbias):
         """Add what a second phase's product says to ``gradients``; ``dweight`` (P, H)."""

@@ -17,6 +17,8 @@ from cylstm._core.packing cimport (
 )
 from cylstm._core.team cimport Team
 
+from cylstm._core.packing import aligned_empty
+
 cnp.import_array()
 
 cdef extern from "atomic.h" nogil:
@@ -354,7 +356,6 @@ cdef inline void step_of(
     cdef void *const *gates
     cdef void *const *sums
     product.waiting = NULL
-    cell_rows.ahead = 0 if count <= 2 else -units if downwards else units
     while 0 <= first < layer.h.vectors:
         last = min(last_at_once(&layer.h, layer.at_once), first + layer.together - layer.at_once)
         origin = 0 if rows.entire else first       # the vector that gates begin with
@@ -396,6 +397,9 @@ cdef inline void step_of(
                         panel_at(&layer.h, vector + pace),
                     )
                 vector += pace
+            cell_rows.ahead = 0
+            if rows.taped and count > 2 and 0 <= first + together < layer.h.vectors:
+                cell_rows.ahead = -units if downwards else units
             cell_rows.first = row
             cell_rows.count = some
             cell_rows.gates_offset = (first - origin) * lanes
@@ -711,8 +715,8 @@ cpdef new_states(Weights weights, Py_ssize_t layers, Py_ssize_t batch, given):
 
     Of c one slot is enough unless zoneout needs what it was. ``given``: [h_0] or [h_0, c_0]; None: zeros.
     """
-    cdef cnp.npy_intp[4] shape = [weights.state_slots, layers, batch, weights.widest_state]
-    states = cnp.PyArray_ZEROS(4, shape, (<cnp.dtype>weights.dtype).num, 0)
+    shape = weights.state_slots, layers, batch, weights.widest_state
+    states = aligned_empty(shape, weights.dtype, zero=True)
     if given is not None:
         states[0, :, :, :weights.state_size] = given[0]
         if weights.has_c:

@@ -117,9 +117,9 @@ cdef _run(function, Py_ssize_t steps, Py_ssize_t batch, list directions, bint pl
         return
     cancellation = sequence.Cancellation()
     tasks = [
-        partial(function, *arguments, first, last, cancellation)
-        for first, last in _slices(batch, len(directions))
-        for arguments in directions
+        partial(function, packed.of_slice(n), *arguments, first, last, cancellation)
+        for n, (first, last) in enumerate(_slices(batch, len(directions)))
+        for packed, *arguments in directions
     ]
     if plain and len(tasks) == 1 and batch < 2 * SLICE_ROWS and _can_share_units(directions[0][0]):
         _share_units(tasks[0], Team(steps, cancellation), cancellation)
