@@ -247,6 +247,26 @@ def test_the_number_of_threads_does_not_change_a_bit(threads, bidirectional, len
     assert len(set(results)) == 1
 
 
+def test_after_a_change_every_thread_has_the_new_parameters(threads):
+    layer, x, dy = LSTM(40, 72, rng=0), normal(50, 30, 40), normal(50, 30, 72)
+
+    def results():
+        tape = cylstm.Tape()
+        y, _ = layer.forward(x, tape=tape)
+        gradients = layer.backward(tape, dy)
+        arrays = [y, layer.forward(x)[0], gradients.dx, gradients.parameters["weight_hh_l0"]]
+        return [array.tobytes() for array in arrays]
+
+    threads(3)
+    before = results()
+    with layer.writable() as parameters:
+        parameters["weight_hh_l0"] *= 2
+    found = results()
+    assert not set(found) & set(before)
+    threads(1)
+    assert found == results()
+
+
 # Forks --------------------------------------------------------------------------------------------
 
 FORK = """

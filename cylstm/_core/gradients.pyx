@@ -27,10 +27,10 @@ cnp.import_array()
 
 cdef enum:
     PANEL = 4                  # vectors of a tile of many rows
-    # Terms that are summed before their sum is added to that of those before, so that the rounding errors of long sums
-    # stay small. Half as many where that makes their columns of rows fit in L2, beside a panel of dgates. (Where it does
-    # not, the sums are in L3 or memory, and are fetched less often so: 1.03 to 1.1 times the speed at H = 1024. Where all
-    # fits anyway, 512 against 256: 1.03 at H = 64 and 128.)
+    # Terms that are summed before their sum is added to that of those before, so that the rounding errors of long
+    # sums stay small. Half as many where that makes their columns of rows fit in L2, beside a panel of dgates. (Where
+    # it does not, the sums are in L3 or memory, and are fetched less often so: 1.03 to 1.1 times the speed at
+    # H = 1024. Where all fits anyway, 512 against 256: 1.03 at H = 64 and 128.)
     TERMS_AT_ONCE = 512
     COLUMNS_BYTES = 524288     # half of an L2 of 1 MiB
 
@@ -177,10 +177,7 @@ cdef void add_part(
             start[r] = zeros
             out[r] = fresh + r * width * vector_bytes
             total[r] = to + r * width * vector_bytes
-        if first_terms:
-            take_rows(&product, some, x, NULL, start, total)
-        else:
-            take_rows(&product, some, x, NULL, start, out)
-            product.tile.total = total
+        take_rows(&product, some, x, NULL, start, &total[0] if first_terms else &out[0])
+        product.tile.total = NULL if first_terms else &total[0]
         multiply_panels(&product, 0, width, 0, 0, NULL, NULL)
         row += some

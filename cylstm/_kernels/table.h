@@ -37,7 +37,7 @@ typedef struct {
     Py_ssize_t start_offset;
     real *const *out;               /* (rows,) pointers                       OUT */
     Py_ssize_t out_offset;
-    real *const *total;             /* NULL; or (rows,) pointers, to which the sums are added instead of going to out  INOUT */
+    real *const *total;             /* NULL; or (rows,) pointers, where the sums are added instead of stored at out  INOUT */
 } tile_product;
 
 /* An activation, or its derivative, by what kind it is; alpha and beta where it has them. SOFTMAX is of a whole row, so
@@ -75,7 +75,8 @@ typedef struct {
 #define BESIDE_TERMS 40             /* of a product, made between the lines of two `activate`, 2 + 4 + 6 + 4 + 4 in each */
 #define VARIANT_SCRATCH 24          /* rows of `width` that a variant's row function may use */
 
-/* Some units of some rows of one step forwards, all units backwards. Each pointer is to a row's first unit (gates: to its first block). */
+/* Some units of some rows of one step forwards, all units backwards. Each pointer is to a row's first unit (gates: to its
+ * first block). */
 typedef struct {
     real *const *gates;             /* (blocks, G, LANES)  INOUT  in: pre-activations, out: activations; variants only read them */
     real *const *recurrent;         /* (blocks, G, LANES)  INOUT  of a cell that needs them apart: what h adds to them */
@@ -92,8 +93,7 @@ typedef struct {
     Py_ssize_t gates_offset;        /* where the gates of the first block begin */
     Py_ssize_t recurrent_offset;    /* likewise */
     Py_ssize_t unit_offset, units;  /* the hidden units unit_offset .. unit_offset + units - 1; offset: whole blocks */
-    Py_ssize_t ahead;               /* so many units on, or back, are those whose turn comes next: where their h and y will be stored
-                                       is fetched. Any address will do */
+    Py_ssize_t ahead;               /* not 0: so many units on, or back, h and y are stored next, and those lines are fetched */
 } forward_rows;
 
 typedef struct {
