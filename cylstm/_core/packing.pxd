@@ -166,7 +166,7 @@ cdef class Weights:
     cdef char *keep_h             # (state_blocks, lanes)   of zoneout, what is kept of h in inference
     cdef char *keep_c             # (blocks, lanes)         of c
     cdef list memory              # what owns the pointers above
-    cdef list copies              # see of_slice
+    cdef dict copies              # see of_slice
     cdef dict extras              # name: (first row, number of rows)
     cdef str name
     cdef dict given_options

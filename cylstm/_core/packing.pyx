@@ -407,7 +407,7 @@ cdef class Weights:
         self.blocks = (self.hidden_size + kernels.lanes - 1) // kernels.lanes
         self.state_blocks = (self.state_size + kernels.lanes - 1) // kernels.lanes
         self.memory = []
-        self.copies = []
+        self.copies = {}
         self.weight_second = None
         if name == "gru_before":  # n's part of weight_hh multiplies r h_prev, in the second phase
             self.weight_second = weight_hh[2 * self.hidden_size:]
@@ -507,9 +507,9 @@ cdef class Weights:
         """
         if n == 0 or not self.h.near:
             return self
-        while len(self.copies) < n:
-            self.copies.append(self.replaced())
-        return self.copies[n - 1]
+        if n not in self.copies:
+            self.copies[n] = self.replaced()
+        return self.copies[n]
 
     def place_second(self, dict gradients, dweight, dbias):
         """Add what a second phase's product says to ``gradients``; ``dweight`` (P, H)."""

@@ -117,14 +117,18 @@ cdef _run(function, Py_ssize_t steps, Py_ssize_t batch, list directions, bint pl
         return
     cancellation = sequence.Cancellation()
     tasks = [
-        partial(function, packed.of_slice(n), *arguments, first, last, cancellation)
+        partial(_run_slice, n, function, *arguments, first, last, cancellation)
         for n, (first, last) in enumerate(_slices(batch, len(directions)))
-        for packed, *arguments in directions
+        for arguments in directions
     ]
     if plain and len(tasks) == 1 and batch < 2 * SLICE_ROWS and _can_share_units(directions[0][0]):
         _share_units(tasks[0], Team(steps, cancellation), cancellation)
     else:
         parallel.run(tasks, cancellation)
+
+
+def _run_slice(n, function, packed, *arguments):
+    function(packed.of_slice(n), *arguments)
 
 
 def _can_share_units(packed):
