@@ -481,8 +481,10 @@ def weight_gradient(terms, width, depth, dtype, first=0):
 
 
 @dtypes
-@pytest.mark.parametrize("terms", [0, 1, 15, 16, 17, 255, 256, 257, 1100])
-@pytest.mark.parametrize(("width", "depth"), [(16, 1), (48, 2), (64, 9), (80, 49), (144, 97), (16, 520)])
+@pytest.mark.parametrize("terms", [0, 1, 15, 16, 17, 255, 256, 257, 511, 512, 513, 1100])
+@pytest.mark.parametrize(
+    ("width", "depth"), [(16, 1), (48, 2), (64, 9), (80, 49), (144, 97), (16, 200), (16, 300), (16, 520)]
+)
 def test_the_product_of_gates_and_rows_is_that_of_numpy(width, depth, terms, dtype):
     product, dgates, rows = weight_gradient(terms, width, depth, dtype, first=3)
     product.fill(0, product.parts, None)
@@ -507,7 +509,7 @@ def test_rows_of_gates_come_out_in_the_order_of_pytorch(dtype):
 
 @dtypes
 def test_the_parts_of_a_product_may_be_made_in_any_order_and_give_the_same_bits(dtype):
-    product, dgates, rows = weight_gradient(300, 272, 50, dtype)
+    product, dgates, rows = weight_gradient(600, 272, 50, dtype)
     product.fill(0, product.parts, None)
     other = WeightGradient(dgates, rows)
     assert other.parts == product.parts > 2

@@ -114,13 +114,14 @@ def test_memory_is_flat_over_thousands_of_calls_of_random_shapes(part):
 # Threads ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("own_threads", [1, 3])
+@pytest.mark.parametrize("own_threads", [1, 3, 6])
 def test_many_threads_may_use_one_layer_at_once(threads, own_threads):
-    threads(own_threads)
+    threads(1)
     layer = LSTM(32, 96, 2, bidirectional=True, rng=0)
     xs = [normal(20 + n, 8 + n, 32, seed=n) for n in range(8)]
     expected = [layer.forward(x)[0].tobytes() for x in xs]
     layer.load_state_dict(layer.state_dict())  # packed anew, by whoever comes first
+    threads(own_threads)
     with ThreadPoolExecutor(8) as pool:
         for _ in range(5):
             assert [y.tobytes() for y, _ in pool.map(layer.forward, xs)] == expected
@@ -267,12 +268,25 @@ def test_after_a_change_every_thread_has_the_new_parameters(threads):
     assert found == results()
 
 
+def test_the_copies_of_weights_go_with_the_parameters(threads):
+    threads(3)
+    layer, x = LSTM(40, 72, rng=0), normal(50, 30, 40)
+    counts = []
+    for _ in range(20):
+        layer.load_state_dict(layer.state_dict())
+        layer.forward(x)
+        gc.collect()
+        counts.append(sum(type(thing).__name__ == "Weights" for thing in gc.get_objects()))
+    assert counts[0] > 1  # there are copies
+    assert counts == counts[:1] * 20
+
+
 # Forks --------------------------------------------------------------------------------------------
 
 FORK = """
     import os, sys, threading
     import numpy as np, cylstm
-    cylstm.set_num_threads(3)
+    cylstm.set_num_threads(6)
     layer = cylstm.LSTM(64, 128, 2, bidirectional=True, rng=0)
     x = np.random.default_rng(0).standard_normal((60, 24, 64), dtype=np.float32)
     expected = layer.forward(x)[0].tobytes()
@@ -289,7 +303,7 @@ def test_a_forked_child_computes_the_same_bits_with_threads_of_its_own():
     program = """
         child = os.fork()
         if child == 0:
-            ok = cylstm.get_num_threads() == 3 and same()
+            ok = cylstm.get_num_threads() == 6 and same()
             ok = ok and cylstm.parallel._pools.keys() == pools.keys() and cylstm.parallel._pools != pools
             if os.path.isdir("/proc/self/task"):
                 ok = ok and len(os.listdir("/proc/self/task")) > 1

@@ -28,9 +28,9 @@ cnp.import_array()
 cdef enum:
     PANEL = 4                  # vectors of a tile of many rows
     # Terms that are summed before their sum is added to that of those before, so that the rounding errors of long
-    # sums stay small. Half as many where that makes their columns of rows fit in L2, beside a panel of dgates. (Where
-    # it does not, the sums are in L3 or memory, and are fetched less often so: 1.03 to 1.1 times the speed at
-    # H = 1024. Where all fits anyway, 512 against 256: 1.03 at H = 64 and 128.)
+    # sums stay small. Half as many where the columns of rows of these fit in L2, beside a panel of dgates, and of all
+    # do not. (Where not even these do, the sums are in L3 or memory, and with 512 terms are fetched less often: 1.03
+    # to 1.1 times the speed at H = 1024. Where all fit, 512 against 256: 1.03 at H = 64 and 128.)
     TERMS_AT_ONCE = 512
     COLUMNS_BYTES = 524288     # half of an L2 of 1 MiB
 

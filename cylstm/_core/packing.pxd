@@ -1,5 +1,7 @@
 # The packed form of weights, and products with it.
 
+cimport numpy as cnp
+
 from cylstm._core.cells cimport cell
 from cylstm._core.kernels cimport cell_options, forward_beside_function, forward_rows, kernel_table, tile_product
 
@@ -120,6 +122,10 @@ cdef void multiply(
 cdef char *aligned(raw) noexcept
 
 cdef raw_bytes(Py_ssize_t count, bint zero)
+
+cpdef aligned_empty(tuple shape, cnp.dtype dtype, bint zero=*)
+
+cpdef cut(raw, tuple shape, cnp.dtype dtype)
 
 cdef matrix matrix_of(
     const kernel_table *kernels, char *data, Py_ssize_t depth, Py_ssize_t vectors, Py_ssize_t panel

@@ -104,11 +104,12 @@ def _shares(count, parts):
     return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
 
-cdef _run(function, Py_ssize_t steps, Py_ssize_t batch, list directions, bint plain=False):
+cdef _run(function, Py_ssize_t steps, Py_ssize_t batch, list directions, bint plain=False, bint copied=False):
     """function(*arguments, first_row, last_row, cancellation) for every direction and slice of the batch.
 
     ``directions``: the arguments of each, its packed weights first. ``plain``: it is a forward pass in which every row
-    takes every step, without noise.
+    takes every step, without noise. ``copied``: the parameters are as likely as not those of the next call too, so each
+    slice may have a copy of them.
     """
     cdef double work = <double>steps * batch * len(directions) * (<Weights?>directions[0][0]).operations
     if work <= PARALLEL_OPERATIONS or parallel.get_num_threads() == 1:
@@ -117,7 +118,7 @@ cdef _run(function, Py_ssize_t steps, Py_ssize_t batch, list directions, bint pl
         return
     cancellation = sequence.Cancellation()
     tasks = [
-        partial(_run_slice, n, function, *arguments, first, last, cancellation)
+        partial(_run_slice, n if copied else 0, function, *arguments, first, last, cancellation)
         for n, (first, last) in enumerate(_slices(batch, len(directions)))
         for arguments in directions
     ]
@@ -180,7 +181,7 @@ def _forward_in_parts(weights, scheme, x, y, states_0, lengths, mask):
         for d, part in enumerate(parts):
             k = first + d
             arguments.append((weights[k], x, part, states, k, lengths, mask, directions[d]))
-        _run(sequence.infer, steps, batch, arguments, lengths is None and mask is None)
+        _run(sequence.infer, steps, batch, arguments, lengths is None and mask is None, True)
         if padding != "zero" and last == layers:
             _pad_parts(parts, scheme, lengths, mask)
         if num_directions == 2:

@@ -16,7 +16,8 @@ typedef void real;
  *
  *     out[r][out_offset + v] = start[r][start_offset + v] + sum_k x[r][x_offset + k] * weights[k][v]
  *
- * for one operand after the other, summed in the order of k, each term by one v_fma. Offsets in elements.
+ * for one operand after the other, summed in the order of k, each term by one v_fma. Offsets in elements. Where total is
+ * not NULL, what would be stored is added to total[r][out_offset + v] instead; `tile` alone looks at that.
  * out[r] + out_offset may be start[r] + start_offset; nothing else may overlap.
  */
 typedef struct {
@@ -37,7 +38,7 @@ typedef struct {
     Py_ssize_t start_offset;
     real *const *out;               /* (rows,) pointers                       OUT */
     Py_ssize_t out_offset;
-    real *const *total;             /* NULL; or (rows,) pointers, where the sums are added instead of stored at out  INOUT */
+    real *const *total;             /* (rows,) pointers, or NULL              INOUT */
 } tile_product;
 
 /* An activation, or its derivative, by what kind it is; alpha and beta where it has them. SOFTMAX is of a whole row, so
@@ -75,8 +76,8 @@ typedef struct {
 #define BESIDE_TERMS 40             /* of a product, made between the lines of two `activate`, 2 + 4 + 6 + 4 + 4 in each */
 #define VARIANT_SCRATCH 24          /* rows of `width` that a variant's row function may use */
 
-/* Some units of some rows of one step forwards, all units backwards. Each pointer is to a row's first unit (gates: to its
- * first block). */
+/* Forwards some units of some rows of one step, backwards all units of all of them. Each pointer is to a row's first
+ * unit (gates: to its first block). */
 typedef struct {
     real *const *gates;             /* (blocks, G, LANES)  INOUT  in: pre-activations, out: activations; variants only read them */
     real *const *recurrent;         /* (blocks, G, LANES)  INOUT  of a cell that needs them apart: what h adds to them */
@@ -93,7 +94,7 @@ typedef struct {
     Py_ssize_t gates_offset;        /* where the gates of the first block begin */
     Py_ssize_t recurrent_offset;    /* likewise */
     Py_ssize_t unit_offset, units;  /* the hidden units unit_offset .. unit_offset + units - 1; offset: whole blocks */
-    Py_ssize_t ahead;               /* not 0: so many units on, or back, h and y are stored next, and those lines are fetched */
+    Py_ssize_t ahead;               /* h and y are stored next so many units on (negative: back): fetched. 0: nothing is */
 } forward_rows;
 
 typedef struct {
@@ -150,7 +151,7 @@ typedef struct {
     /* And back: out[lane * lane_step + k] = from[k * from_step + lane] for lane < units. */
     void (*unpack)(Py_ssize_t depth, Py_ssize_t units, const real *from, Py_ssize_t from_step, real *out,
                    Py_ssize_t lane_step);
-    /* lstm_forward of one block of the row rows->first, whose count is not looked at, and a tile of one row and four vectors,
+    /* lstm_forward of one block of the row rows->first, whose count makes no difference, and a tile of one row and four vectors,
      * of another block. The last operand of that has at least BESIDE_TERMS terms, and nothing is fetched ahead. Its sums
      * are stored last, so they may be where the gates were. NULL where it does not pay. */
     forward_beside_function *lstm_forward_beside;
