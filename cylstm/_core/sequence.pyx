@@ -713,7 +713,8 @@ cpdef new_states(Weights weights, Py_ssize_t layers, Py_ssize_t batch, given):
     """Where inference keeps the states of all layers, (slots, L*D, B, H): h in two slots that take turns, then c.
 
     They begin at a line of the cache, lest two slices of the batch have one in common: 1.02 times the speed of 16 rows
-    in two threads. Of c one slot is enough unless zoneout needs what it was. ``given``: [h_0] or [h_0, c_0]; None: zeros.
+    in two threads. Of c one slot is enough unless zoneout needs what it was. ``given``: [h_0] or [h_0, c_0]; None:
+    zeros.
     """
     cdef tuple shape = (weights.state_slots, layers, batch, weights.widest_state)
     states = aligned_empty(shape, weights.dtype, True)
