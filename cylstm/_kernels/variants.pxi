@@ -493,8 +493,7 @@ cdef void lstm_variant_forward(const forward_rows *rows) noexcept nogil:
             h = clipped_value(&options.gate, options.clip_gates, v_load(w.z + (block * w.gates + w.o) * LANES))
             h = h * value_of(&options.output, v_load(w.z_c + at))
             v_store_units(rows.c[row] + at, v_load(w.c + at), some)
-            v_store_units(rows.h[row] + at, h, some)
-            v_store_units(rows.y[row] + at, h, some)
+            store_h(rows.h[row] + at, rows.y[row] + at, h, some, rows.ahead)
 
 
 cdef inline void gate_before_norm(
