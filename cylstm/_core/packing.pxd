@@ -3,7 +3,7 @@
 cimport numpy as cnp
 
 from cylstm._core.cells cimport cell
-from cylstm._core.kernels cimport cell_options, forward_beside_function, forward_rows, kernel_table, tile_product
+from cylstm._core.kernels cimport cell_options, kernel_table, tile_product
 
 
 cdef struct matrix:
@@ -60,8 +60,6 @@ cdef struct panel_product:
     const matrix *then        # NULL: none
     Py_ssize_t rows
     tile_product tile         # of all these rows and all k
-    forward_beside_function *forward_beside   # how the next product of one row is made beside the cell of
-    const forward_rows *waiting               # these; NULL: there is none
 
 
 cdef inline void set_product(
@@ -71,8 +69,6 @@ cdef inline void set_product(
     product.kernels = kernels
     product.weights = weights
     product.then = then
-    product.forward_beside = NULL
-    product.waiting = NULL
     product.tile.total = NULL
     product.tile.operands[0].x_offset = 0
     product.tile.operands[0].depth = weights.depth
@@ -96,6 +92,31 @@ cdef inline void take_rows(
     product.tile.operands[1].x = x_then
     product.tile.start = start
     product.tile.out = out
+
+
+cdef inline void take_panels(
+    panel_product *product,
+    Py_ssize_t first_vector,     # of a panel, in both matrices
+    Py_ssize_t width,            # of that panel
+    Py_ssize_t start_offset,     # of the first vector
+    Py_ssize_t out_offset,
+) noexcept nogil:
+    """The tile of one panel, or for one row of two of the same width; of more rows than two it fetches nothing yet."""
+    cdef const matrix *weights = product.weights
+    cdef const matrix *then = product.then
+    cdef tile_product *tile = &product.tile
+    tile.weights_step = width * product.kernels.lanes
+    tile.start_offset = start_offset
+    tile.out_offset = out_offset
+    tile.operands[0].weights = weights.data + first_vector * weights.vector_bytes
+    tile.operands[0].second_half = weights.depth * tile.weights_step
+    tile.operands[0].next = NULL
+    if then != NULL:
+        tile.operands[1].weights = then.data + first_vector * then.vector_bytes
+        tile.operands[1].second_half = then.depth * tile.weights_step
+    # (A tile of one row or two has its weights near, unless they are distant.)
+    if product.rows <= 2 and (weights.distant or (then != NULL and then.distant)):
+        tile.operands[0].next = <const char *>tile.operands[0].weights
 
 
 cdef void multiply_panels(

@@ -154,8 +154,6 @@ cdef void multiply_panels(
     """The sums of one panel, or of two."""
     cdef const kernel_table *kernels = product.kernels
     cdef const matrix *weights = product.weights
-    cdef const matrix *then = product.then
-    cdef tile_product *tile = &product.tile
     cdef Py_ssize_t width = min(weights.panel, vectors)
     if width < vectors < 2 * width:  # the last panel has fewer, and no tile has two that differ
         multiply_panels(product, first_vector, width, start_offset, out_offset, following, following_then)
@@ -164,30 +162,17 @@ cdef void multiply_panels(
             out_offset + width * kernels.lanes, following, following_then,
         )
         return
-    tile.weights_step = width * kernels.lanes
-    tile.start_offset = start_offset
-    tile.out_offset = out_offset
-    tile.operands[0].weights = weights.data + first_vector * weights.vector_bytes
-    tile.operands[0].second_half = weights.depth * tile.weights_step
-    if then != NULL:
-        tile.operands[1].weights = then.data + first_vector * then.vector_bytes
-        tile.operands[1].second_half = then.depth * tile.weights_step
+    take_panels(product, first_vector, width, start_offset, out_offset)
     if product.rows > kernels.tile_rows:
         multiply_many(product, width, following, following_then)
         return
-    tile.operands[0].next = NULL
-    if product.rows > 2:  # (a tile of one row or two has its weights near, unless they are distant)
-        if not weights.near:
-            tile.operands[0].next = <const char *>following
-            tile.operands[1].next = <const char *>following_then
-    elif weights.distant or (then != NULL and then.distant):
-        tile.operands[0].next = <const char *>tile.operands[0].weights
-    if product.waiting != NULL:
-        product.forward_beside(product.waiting, tile)
-    elif product.rows == 1 and weights.any_order:
-        kernels.sum_row(vectors, tile)
+    if product.rows > 2 and not weights.near:
+        product.tile.operands[0].next = <const char *>following
+        product.tile.operands[1].next = <const char *>following_then
+    if product.rows == 1 and weights.any_order:
+        kernels.sum_row(vectors, &product.tile)
     else:
-        kernels.tile(product.rows, vectors, tile)
+        kernels.tile(product.rows, vectors, &product.tile)
 
 
 cdef struct stretch_ahead:

@@ -3,7 +3,7 @@
 from cpython.pystate cimport PyThreadState
 
 from cylstm._core.cells cimport cell
-from cylstm._core.kernels cimport cell_options, forward_rows, kernel_table
+from cylstm._core.kernels cimport cell_options, forward_rows, kernel_table, tile_product
 from cylstm._core.packing cimport Weights, matrix, panel_product
 
 
@@ -36,12 +36,20 @@ cdef struct layer_description:
     Py_ssize_t first_unit       # of the units that are made; 0 but where a team shares them out
     Py_ssize_t hidden_size      # how many
     Py_ssize_t state_size       # of h
+    bint sole                   # one row alone, of a cell whose steps can be planned
     bint beside                 # the cell turns one block into h beside the product of the next
     Py_ssize_t at_once          # vectors of one product: whole panels
     Py_ssize_t together         # vectors whose products are made before the cell turns them into h: whole products
     Py_ssize_t units_together   # the hidden units of those
     Py_ssize_t last_together    # first vector of the last that are worked on together,
     Py_ssize_t last_unit        # and the hidden unit of that
+
+
+cdef struct planned:
+    # One row: a product, the same in every step, and the cell of the units that are worked on together with it.
+    Py_ssize_t vectors
+    tile_product tile
+    const forward_rows *cell
 
 
 cdef struct step_rows:
@@ -69,11 +77,14 @@ cdef struct step_rows:
     forward_rows cell
     panel_product product     # x W_ih, and h W_hh where that is not apart; or h W_hh alone
     panel_product product_h   # where it is apart
+    planned *plan             # (blocks,)              of a sole row: all that a step does, upwards,
+    Py_ssize_t plan_length
+    forward_rows *plan_cells  # (blocks,)              and what `cell` of those points to
 
 
 cdef layer_description describe(Weights weights, Py_ssize_t rows)
 cdef Py_ssize_t scratch_bytes(const layer_description *layer, Py_ssize_t rows) noexcept nogil
-cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil
+cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity, Py_ssize_t blocks) except -1 nogil
 cdef step_rows from_row(const step_rows *rows, Py_ssize_t row) noexcept nogil
 cdef void free_rows(step_rows *rows) noexcept nogil
 cdef void scratch_rows(

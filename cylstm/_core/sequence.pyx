@@ -13,7 +13,7 @@ from cylstm._core.cells cimport apart, cell
 from cylstm._core.kernels cimport BESIDE_TERMS, VARIANT_SCRATCH, backward_rows, forward_rows, kernel_table
 from cylstm._core.packing cimport (
     ROWS_AT_ONCE, Weights, aligned_empty, bytes_of_matrix, last_at_once, matrix, multiply, multiply_panels, panel_at,
-    panel_product, part_of, rows_now, set_product, take_rows, vectors_at_once,
+    part_of, rows_now, set_product, take_panels, take_rows, vectors_at_once,
 )
 from cylstm._core.team cimport Team
 
@@ -98,8 +98,9 @@ cdef layer_description describe(Weights weights, Py_ssize_t rows):
 cdef void work_together(layer_description *layer, Py_ssize_t rows) noexcept nogil:
     """Set what depends on how many rows there are: the vectors that are worked on together."""
     cdef Py_ssize_t vector_bytes = layer.kernels.lanes * layer.kernels.itemsize
+    layer.sole = rows == 1 and not layer.apart and not two_phases(layer)
     layer.beside = (
-        rows == 1 and layer.cell.forward_beside != NULL and not layer.cell.whole and layer.state_size >= BESIDE_TERMS
+        layer.sole and layer.cell.forward_beside != NULL and not layer.cell.whole and layer.state_size >= BESIDE_TERMS
         and BESIDE_OVER < bytes_of_matrix(&layer.h) <= BESIDE_UP_TO
     )
     layer.at_once = layer.h.panel if layer.beside else vectors_at_once(&layer.h, rows)
@@ -136,9 +137,12 @@ cdef enum:
     ROW_ARRAYS = 16
 
 
-cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil:
-    """One allocation for all arrays; rows.x owns it."""
-    cdef void **memory = <void **>malloc(ROW_ARRAYS * (capacity + 1) * sizeof(void *))
+cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity, Py_ssize_t blocks) except -1 nogil:
+    """One allocation for all arrays; rows.x owns it. ``blocks``: of a layer whose sole row they are for, or 0."""
+    cdef Py_ssize_t pointers = ROW_ARRAYS * (capacity + 1)
+    cdef void **memory = <void **>malloc(
+        pointers * sizeof(void *) + blocks * (sizeof(planned) + sizeof(forward_rows))
+    )
     if memory == NULL:
         with gil:
             raise MemoryError
@@ -158,6 +162,8 @@ cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity) except -1 nogil:
     rows.second_start = <const void **>(memory + 13 * capacity)
     rows.keep_h = <const void **>(memory + 14 * capacity)
     rows.keep_c = <const void **>(memory + 15 * capacity)
+    rows.plan = <planned *>(memory + pointers)
+    rows.plan_cells = <forward_rows *>(rows.plan + blocks)
     return 0
 
 
@@ -291,7 +297,7 @@ cdef void prepare(
     bint taped,                # rows.gates, .recurrent are whole rows; False: scratch for what is worked on together
     char *work,                # work_bytes(layer)
 ) noexcept nogil:
-    """Set what is the same in all steps of these arrays. ``layer`` may then become some_units of what it is."""
+    """Set what is the same in all steps of these arrays."""
     cdef bint halfway = two_phases(layer)
     cdef forward_rows *cell_rows = &rows.cell
     rows.with_input = with_input
@@ -314,7 +320,79 @@ cdef void prepare(
         set_product(&rows.product, layer.kernels, &layer.x, &layer.h)
     else:
         set_product(&rows.product, layer.kernels, &layer.h, NULL)
-    rows.product.forward_beside = layer.cell.forward_beside
+    if layer.sole:
+        make_plan(layer, rows)
+
+
+cdef inline void take_rows_from(step_rows *rows, Py_ssize_t row, Py_ssize_t count) noexcept nogil:
+    """For rows.product."""
+    cdef const void *const *h_in = <const void *const *>(rows.h_in + row)
+    take_rows(
+        &rows.product, count, <const void *const *>(rows.x + row) if rows.with_input else h_in, h_in,
+        <const void *const *>(rows.start + row), <void *const *>(rows.cell.gates + row),
+    )
+
+
+cdef void make_plan(const layer_description *layer, step_rows *rows) noexcept nogil:
+    """All products of a step of one row, and the cells that follow: what step_of would find anew in every step."""
+    cdef Py_ssize_t lanes = layer.kernels.lanes
+    cdef Py_ssize_t first, last, vector, vectors
+    cdef forward_rows *cell_rows = rows.plan_cells
+    cdef planned *now = rows.plan
+    take_rows_from(rows, 0, 1)
+    first = 0
+    while first < layer.h.vectors:
+        last = min(layer.h.vectors, first + layer.together)
+        cell_rows[0] = rows.cell
+        cell_rows.first = cell_rows.gates_offset = cell_rows.recurrent_offset = cell_rows.ahead = 0
+        cell_rows.count = 1
+        if rows.entire:
+            cell_rows.gates_offset = first * lanes
+        cell_rows.unit_offset = first // layer.cell.gates * lanes
+        cell_rows.units = min(layer.units_together, layer.hidden_size - cell_rows.unit_offset)
+        vector = first
+        while vector < last:
+            vectors = min(layer.at_once, last - vector)
+            if vectors < 2 * layer.h.panel:
+                vectors = min(layer.h.panel, vectors)
+            take_panels(
+                &rows.product, vector, min(layer.h.panel, vectors), vector * lanes,
+                cell_rows.gates_offset + (vector - first) * lanes,
+            )
+            now.vectors = vectors
+            now.tile = rows.product.tile
+            now.cell = cell_rows
+            now += 1
+            vector += vectors
+        cell_rows += 1
+        first = last
+    rows.plan_length = now - rows.plan
+
+
+cdef void step_of_plan(
+    const layer_description *layer, const step_rows *rows, bint downwards
+) noexcept nogil:
+    """As step_of, for one row.
+
+    ``beside``: the cell of one block waits for the product of the next, and runs beside it; that of the last does not.
+    """
+    cdef Py_ssize_t pace = -1 if downwards else 1
+    cdef const planned *now = rows.plan + (rows.plan_length - 1 if downwards else 0)
+    cdef const forward_rows *waiting = NULL
+    cdef Py_ssize_t left = rows.plan_length
+    while left > 0:
+        if waiting != NULL:
+            layer.cell.forward_beside(waiting, &now.tile)
+            waiting = NULL
+        else:
+            layer.kernels.tile(1, now.vectors, &now.tile)
+        left -= 1
+        if left == 0 or now[pace].cell != now.cell:  # those were all products of its units
+            if left > 0 and layer.beside:
+                waiting = now.cell
+            else:
+                layer.cell.forward(now.cell)
+        now += pace
 
 
 cdef inline void step_of(
@@ -331,8 +409,6 @@ cdef inline void step_of(
     or, apart, with the sums of h W_hh in ``recurrent`` (then gates is rows.start, whole rows, where not with_input).
     Blocks are outside and rows inside, so weights come from afar once per step. Steps take turns in going up and down:
     what a step used last is still near when the next one begins with it. (No sum runs over blocks.)
-
-    ``beside``: the cell of one block waits for the product of the next, and runs beside it; that of the last does not.
 
     A cell in two phases writes what the first makes of the gates, all of it, into ``inner``, and goes on from there.
     """
@@ -353,7 +429,6 @@ cdef inline void step_of(
     cdef const void *following
     cdef void *const *gates
     cdef void *const *sums
-    product.waiting = NULL
     while 0 <= first < layer.h.vectors:
         last = min(last_at_once(&layer.h, layer.at_once), first + layer.together - layer.at_once)
         origin = 0 if rows.entire else first       # the vector that gates begin with
@@ -364,10 +439,7 @@ cdef inline void step_of(
             start = <const void *const *>(rows.start + row)
             gates = <void *const *>(cell_rows.gates + row)
             h_rows = <const void *const *>(rows.h_in + row)
-            if rows.with_input:
-                take_rows(product, some, <const void *const *>(rows.x + row), h_rows, start, gates)
-            elif not separate:
-                take_rows(product, some, h_rows, NULL, start, gates)
+            take_rows_from(rows, row, some)
             if separate:
                 sums = <void *const *>(rows.recurrent + row)
                 take_rows(product_h, some, h_rows, NULL, <const void *const *>sums, sums)
@@ -405,10 +477,7 @@ cdef inline void step_of(
             cell_rows.recurrent_offset = (first - sums_origin) * lanes
             cell_rows.unit_offset = unit
             cell_rows.units = min(units, layer.hidden_size - unit)
-            if layer.beside and 0 <= first + together < layer.h.vectors:
-                product.waiting = cell_rows
-            else:
-                layer.cell.forward(cell_rows)
+            layer.cell.forward(cell_rows)
             if two_phases(layer):
                 second_phase(layer, rows, downwards)
             row += some
@@ -419,7 +488,10 @@ cdef inline void step_of(
 cdef void step(
     const layer_description *layer, step_rows *rows, Py_ssize_t count, bint downwards
 ) noexcept nogil:
-    if layer.apart:
+    if layer.sole:
+        if count > 0:
+            step_of_plan(layer, rows, downwards)
+    elif layer.apart:
         step_of(True, layer, rows, count, downwards)
     else:
         step_of(False, layer, rows, count, downwards)
@@ -559,6 +631,7 @@ cdef void take_on(forward_pass *run, const layer_description *layer) noexcept no
     run.c.data += unit_bytes
     run.gates.data += unit_bytes * layer.cell.gates
     run.recurrent.data += unit_bytes * layer.cell.gates
+    prepare(&run.layer, &run.rows, run.chunk == 0, run.taped, run.work)
 
 
 cdef void special_row(
@@ -902,10 +975,10 @@ cdef bint forward_part(
     operations = operations_per_step(weights, rows)
     quantum = max(QUANTUM_OPERATIONS // operations, 1)
     try:
-        allocate_rows(&run.rows, rows)
+        allocate_rows(&run.rows, rows, weights.blocks if run.layer.sole else 0)
         if run.layer.keep_h == NULL:
             run.rows.c_next = run.rows.c
-        allocate_rows(&run.inputs, run.chunk * rows)
+        allocate_rows(&run.inputs, run.chunk * rows, 0)
         run.work = memory + (-<Py_ssize_t>memory & (ALIGNMENT - 1))
         run.scratch = run.work + work
         if not run.taped:

@@ -115,6 +115,7 @@ cdef class Stepper:
     def __cinit__(self, layer, batch_size=None):
         cdef Py_ssize_t k
         cdef int slot
+        cdef Weights packed
         self.count = validation.streamable(layer, batch_size)
         self.layer = layer
         self.batch_size = None if batch_size is None else self.count
@@ -134,8 +135,10 @@ cdef class Stepper:
         self.rows = <step_rows *>calloc(2 * self.num_layers, sizeof(step_rows))
         if self.layers == NULL or self.rows == NULL:
             raise MemoryError
+        weights = layer._packed(self.store.snapshot)
         for k in range(2 * self.num_layers):
-            allocate_rows(&self.rows[k], self.count)
+            packed = weights[k % self.num_layers]
+            allocate_rows(&self.rows[k], self.count, packed.blocks if self.count == 1 else 0)
             self.rows[k].h_in = self.rows[k].h_prev
             self.rows[k].c_next = self.rows[k].c
         self._refresh()
