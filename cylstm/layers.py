@@ -15,7 +15,7 @@ import numpy as np
 
 from . import initializers, validation
 from ._core import stack
-from ._core.packing import Store, Weights, freeze
+from ._core.packing import Store, Weights, freeze, rows_like
 from ._core.turns import Turn
 from .stream import Stream
 from .tape import Gradients, check_tape
@@ -646,7 +646,7 @@ class Recurrent(Layer):
         if not batched or self._batch_first or scheme.merge is None:
             out, y = self._new_outputs(steps, batch, batched)
         else:
-            out = y = np.empty((steps, batch, self._output_size), dtype)
+            out = y = rows_like(x, self._output_size)
         snapshot = self._store.snapshot
         weights = snapshot.packed or self._packed(snapshot)
         if tape is None:
