@@ -13,6 +13,19 @@ from cylstm._core.kernels cimport KERNEL_TABLE_NAME, kernel_table
 
 cdef extern from *:
     """
+    #if defined(__unix__)
+    #  include <unistd.h>
+    #endif
+    /* Of the processor's L1 for data; 0: nobody says. */
+    static Py_ssize_t l1_bytes(void)
+    {
+    #ifdef _SC_LEVEL1_DCACHE_SIZE
+        long found = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+        return found > 0 ? found : 0;
+    #else
+        return 0;
+    #endif
+    }
     #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
     /* GCC's and Clang's run-time library asks CPUID and, for the wide registers, XGETBV. */
     static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -35,6 +48,7 @@ cdef extern from *:
     bint has_avx2()
     bint has_avx512()
     bint has_neon()
+    Py_ssize_t l1_bytes()
     const char *CYLSTM_BUILT_LEVELS  # setup.py's list: a level that is in it and does not import is an error
 
 
@@ -64,18 +78,29 @@ _modules = {
 
 cdef object FLOAT32 = np.dtype("float32")
 cdef object FLOAT64 = np.dtype("float64")
-cdef const kernel_table *float32_table = <const kernel_table *>PyCapsule_GetPointer(
-    _modules[np.dtype("float32")].table, KERNEL_TABLE_NAME)
-cdef const kernel_table *float64_table = <const kernel_table *>PyCapsule_GetPointer(
-    _modules[np.dtype("float64")].table, KERNEL_TABLE_NAME)
+cdef enum:
+    LEAST_L1_BYTES = 32768
+    ROWS_L1_BYTES = 16384    # of L1 for the rows and sums beside a stretch of weights
+
+
+cdef kernel_table table_from(module) except *:
+    """A level's table, and what this processor has to say about it."""
+    cdef kernel_table table = (<const kernel_table *>PyCapsule_GetPointer(module.table, KERNEL_TABLE_NAME))[0]
+    if table.stretch_bytes == 0:
+        table.stretch_bytes = max(l1_bytes(), <Py_ssize_t>LEAST_L1_BYTES) - ROWS_L1_BYTES
+    return table
+
+
+cdef kernel_table float32_table = table_from(_modules[np.dtype("float32")])
+cdef kernel_table float64_table = table_from(_modules[np.dtype("float64")])
 
 
 cdef const kernel_table *table_of(object dtype) except NULL:
     """The one place where a dtype becomes code."""
     if dtype == FLOAT32:
-        return float32_table
+        return &float32_table
     if dtype == FLOAT64:
-        return float64_table
+        return &float64_table
     raise TypeError(f"dtype is {dtype!r}, expected float32 or float64")
 
 

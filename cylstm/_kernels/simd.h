@@ -30,8 +30,9 @@ typedef const real *__restrict sole_input;
  * AVX-512 and NEON with six rows; four per row, one weight and each row's x the 16 of AVX2 with three. The baseline
  * has no fused multiply-add, and needs registers for its products.
  * STRETCH_BYTES: of weights, used by all rows before the next. What they need of them each cycle comes from L2 in time
- * with 6 x 4 vectors of 64 bytes, not with 3 x 4 of 32 (0.83 of the speed): there it stays in L1. With those of 64, the
- * fewer stretches, the less often sums are stored and loaded: 128 KiB instead of 64, 1.00 to 1.03 times the speed. */
+ * with 6 x 4 vectors of 64 bytes, not with 3 x 4 of 32 (0.83 of the speed): there it stays in L1, of whatever size (0;
+ * with 48 KiB of L1, stretches of 32 KiB are 1.02 times as fast as of 16). With those of 64, the fewer stretches, the
+ * less often sums are stored and loaded: 128 KiB instead of 64, 1.00 to 1.03 times the speed. */
 #if defined(CYLSTM_LEVEL_AVX512)
 #  include <immintrin.h>
 #  define VECTOR_BYTES 64
@@ -53,7 +54,7 @@ typedef const real *__restrict sole_input;
 #  error "setup.py defines one of CYLSTM_LEVEL_BASELINE, _AVX2, _AVX512, _NEON"
 #endif
 #if VECTOR_BYTES == 32
-#  define STRETCH_BYTES 16384
+#  define STRETCH_BYTES 0
 #elif VECTOR_BYTES == 64
 #  define STRETCH_BYTES 131072
 #else

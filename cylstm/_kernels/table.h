@@ -136,7 +136,8 @@ typedef struct {
     Py_ssize_t itemsize;
     Py_ssize_t lanes;
     Py_ssize_t tile_rows;           /* rows of the largest tile */
-    Py_ssize_t stretch_bytes;       /* of weights, which all rows use before the next */
+    Py_ssize_t stretch_bytes;       /* of weights, which all rows use before the next; 0: what L1 holds beside
+                                       the rows */
     /* rows <= tile_rows with vectors <= 4; rows = 1 with 6 or 8, two panels of half as many */
     void (*tile)(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product);
     /* ``rounds`` times 12 multiply-adds of vectors that do not wait for each other, and no memory: the peak of the units */
