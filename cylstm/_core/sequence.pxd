@@ -14,7 +14,8 @@ cdef class Cancellation:
 
 cdef class Pass:
     # What forward and backward of one layer in one direction read and write: see sequence.pyx.
-    cdef public object x, x_kept, y, h, c, gates, recurrent, lengths, mask
+    cdef public object x, x_kept, y, h, c, states, gates, recurrent, lengths, mask
+    cdef public Py_ssize_t k
     cdef public bint reverse
     cdef public object h_in, inner, second, c_fresh, drop_h, keep_h, keep_c
 

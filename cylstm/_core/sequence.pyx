@@ -53,8 +53,10 @@ cdef class Pass:
 
         x          (T, B, I)                   IN
         y          (T, B, P)                   OUT    zeros where a row is not active
-        h          (2 or T+1, B, P)            INOUT  slot 0 (reverse tape: T) in: h_0
-        c          (1, 2 or T+1, B, H)         INOUT  likewise c_0; None: the cell has no c. 2: with zoneout
+        h          (T+1, B, P)                 INOUT  slot 0 (reverse: T) in: h_0
+        c          (T+1, B, H)                 INOUT  likewise c_0; None: the cell has no c
+        states     (slots, L*D, B, widest)     INOUT  without a tape in place of h and c: new_states(), of which those
+        k                                             of layer and direction k are taken
         lengths    (B,) intp, or None          IN     a row is active while t < lengths[row],
         mask       (T, B) uint8, or None       IN     or where mask[t, row]
         gates      (T, B, blocks, G, lanes)    OUT    on a tape: activations, or of a cell with options sums
@@ -68,8 +70,8 @@ cdef class Pass:
         keep_c     (T, B, H)                   IN
         c_fresh    (T, B, H)                   OUT    the c that zoneout has not touched
 
-    Without a tape all from gates on are None. The final state is in slot T % slots of h and c; with a tape and in
-    reverse, in slot 0. Backward looks neither at x nor at y.
+    Without a tape all from gates on are None. The final state is that of final_states(); with a tape in slot T of h and
+    c, or in reverse 0. Backward looks neither at x nor at y.
     """
 
 
@@ -553,11 +555,11 @@ cdef struct activity:
     Py_ssize_t batch
 
 
-cdef activity activity_of(Pass arrays):
+cdef activity activity_of(Pass arrays, Py_ssize_t batch):
     cdef activity a
     a.lengths = NULL if arrays.lengths is None else <Py_ssize_t *>cnp.PyArray_DATA(arrays.lengths)
     a.mask = NULL if arrays.mask is None else <char *>cnp.PyArray_DATA(arrays.mask)
-    a.batch = cnp.PyArray_DIM(arrays.h, 1)
+    a.batch = batch
     return a
 
 
@@ -800,27 +802,34 @@ cpdef new_states(Weights weights, Py_ssize_t layers, Py_ssize_t batch, given):
 
 cpdef final_states(Weights weights, states, Py_ssize_t steps):
     """[h_n] or [h_n, c_n], each (L*D, B, its width), after so many steps: views of :func:`new_states`, or copies."""
-    cdef list found = [slots_of(states, steps % 2, 1, 0, False)]
+    cdef list found = [slot_of(states, steps % 2)]
     if weights.has_c:
-        found.append(slots_of(states, 2 + steps % 2 if weights.zoneout else 2, 1, 0, False))
+        found.append(slot_of(states, 2 + steps % 2 if weights.zoneout else 2))
     if weights.projected:
         sizes = weights.state_size, weights.hidden_size
         return [part[:, :, :size].copy() for part, size in zip(found, sizes)]
     return found
 
 
-cdef slots_of(states, Py_ssize_t first, Py_ssize_t count, Py_ssize_t k, bint of_layer):
-    """states[first:first + count, k]; or, not ``of_layer``, states[first]."""
-    cdef cnp.npy_intp *shape = cnp.PyArray_DIMS(states)
+cdef slot_of(states, Py_ssize_t slot):
+    """states[slot]"""
     cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(states)
-    cdef cnp.npy_intp[3] lengths = [count if of_layer else shape[1], shape[2], shape[3]]
-    cdef cnp.npy_intp[3] steps = [strides[0] if of_layer else strides[1], strides[2], strides[3]]
-    cdef char *data = <char *>cnp.PyArray_DATA(states) + first * strides[0] + k * strides[1]
     view_ = cnp.PyArray_New(
-        cnp.ndarray, 3, lengths, cnp.PyArray_TYPE(states), steps, data, 0, cnp.NPY_ARRAY_WRITEABLE, None
+        cnp.ndarray, 3, cnp.PyArray_DIMS(states) + 1, cnp.PyArray_TYPE(states), strides + 1,
+        <char *>cnp.PyArray_DATA(states) + slot * strides[0], 0, cnp.NPY_ARRAY_WRITEABLE, None,
     )
     cnp.set_array_base(view_, states)
     return view_
+
+
+cdef strided slots_from(states, Py_ssize_t slot, Py_ssize_t k):
+    """states[slot:, k]"""
+    cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(states)
+    cdef strided a
+    a.data = <char *>cnp.PyArray_DATA(states) + slot * strides[0] + k * strides[1]
+    a.step = strides[0]
+    a.row = strides[2]
+    return a
 
 
 def infer_all(
@@ -874,9 +883,8 @@ cpdef infer(
     cdef Pass arrays = Pass.__new__(Pass)
     arrays.x = x
     arrays.y = y
-    arrays.h = slots_of(states, 0, 2, k, True)
-    if weights.has_c:
-        arrays.c = slots_of(states, 2, weights.state_slots - 2, k, True)
+    arrays.states = states
+    arrays.k = k
     arrays.lengths = lengths
     arrays.mask = mask
     arrays.reverse = reverse
@@ -930,19 +938,23 @@ cdef bint forward_part(
     run.layer = whole
     run.now.steps = steps
     run.now.reverse = arrays.reverse
-    run.now.h_slots = cnp.PyArray_DIM(arrays.h, 0)
-    run.now.c_slots = cnp.PyArray_DIM(arrays.c, 0) if arrays.c is not None else 1
-    run.active = activity_of(arrays)
+    run.active = activity_of(arrays, cnp.PyArray_DIM(arrays.x, 1))
     run.first_row = first_row
     run.last_row = last_row
     run.x = view(arrays.x)
     if not helper:
         run.x_kept = view_or_none(arrays.x_kept)
     run.y = view(arrays.y)
-    run.h = view(arrays.h)
-    if arrays.c is not None:
-        run.c = view(arrays.c)
     run.now.taped = run.taped = arrays.gates is not None
+    if run.taped:
+        run.h = view(arrays.h)
+        run.c = view_or_none(arrays.c)
+    else:
+        run.h = slots_from(arrays.states, 0, arrays.k)
+        run.now.h_slots = 2
+        if weights.has_c:
+            run.c = slots_from(arrays.states, 2, arrays.k)
+            run.now.c_slots = weights.state_slots - 2
     if run.taped:
         run.gates = view(arrays.gates)
         if arrays.recurrent is not None:
@@ -1227,7 +1239,7 @@ cdef bint backward_part(
     run.now.reverse = arrays.reverse
     run.now.taped = True
     run.now.h_slots = run.now.c_slots = steps + 1
-    run.active = activity_of(arrays)
+    run.active = activity_of(arrays, cnp.PyArray_DIM(arrays.h, 1))
     run.first_row = first_row
     run.last_row = last_row
     run.gates = view(arrays.gates)
