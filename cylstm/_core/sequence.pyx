@@ -603,7 +603,9 @@ cdef struct forward_pass:
     Py_ssize_t first_row          # the slice of the batch: first_row <= row < last_row
     Py_ssize_t last_row
     Py_ssize_t chunk              # steps whose x W_ih is made at once; 0: in the step itself
+    Py_ssize_t next_input         # the first of those sums that no step has begun with
     bint taped
+    bint steady                   # no tape, all rows take all steps, and nothing special
     strided x
     strided x_kept
     strided y
@@ -671,79 +673,126 @@ cdef void special_rest(forward_pass *run, Py_ssize_t row, Py_ssize_t t, Py_ssize
         memset(at(&run.h_in, h_slot, row), 0, run.layer.state_size * itemsize)
 
 
+cdef void multiply_inputs(forward_pass *run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """bias + x W_ih of the steps first .. last - 1."""
+    cdef step_rows *inputs = &run.inputs
+    cdef Py_ssize_t gates_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
+    cdef Py_ssize_t total = 0
+    cdef Py_ssize_t s, t, row
+    for s in range(first, last):
+        t = time_of(&run.now, s)
+        for row in range(run.first_row, run.last_row):
+            if is_active(&run.active, row, t):
+                inputs.x[total] = at(&run.x, t, row)
+                inputs.start[total] = run.layer.bias
+                inputs.gates[total] = at(&run.gates, t, row) if run.taped else run.scratch + total * gates_bytes
+                total += 1
+    multiply(
+        run.layer.kernels, &run.layer.x, total, <const void *const *>inputs.x, <const void *const *>inputs.start,
+        <void *const *>inputs.gates, False,
+    )
+    run.next_input = 0
+
+
+cdef inline const void *next_start(forward_pass *run) noexcept nogil:
+    """What the sums of an active row begin with."""
+    if not run.chunk:
+        return run.layer.bias
+    run.next_input += 1
+    return run.inputs.gates[run.next_input - 1]
+
+
+cdef inline Py_ssize_t set_rows(forward_pass *run, Py_ssize_t s) noexcept nogil:
+    """Point to the rows that take step s, and let the others carry over what they have; how many take it."""
+    cdef step_rows *rows = &run.rows
+    cdef Py_ssize_t x_bytes = run.layer.x.depth * run.layer.kernels.itemsize
+    cdef Py_ssize_t h_bytes = run.layer.state_size * run.layer.kernels.itemsize
+    cdef Py_ssize_t c_bytes = run.layer.hidden_size * run.layer.kernels.itemsize
+    cdef Py_ssize_t first_byte = run.layer.first_unit * run.layer.kernels.itemsize
+    cdef Py_ssize_t t = time_of(&run.now, s)
+    cdef Py_ssize_t h_slot = slot_before(&run.now, s, run.now.h_slots)
+    cdef Py_ssize_t h_next = slot_after(&run.now, s, run.now.h_slots)
+    cdef Py_ssize_t c_slot = slot_before(&run.now, s, run.now.c_slots)
+    cdef Py_ssize_t c_next = slot_after(&run.now, s, run.now.c_slots)
+    cdef Py_ssize_t count = 0
+    cdef Py_ssize_t row
+    for row in range(run.first_row, run.last_row):
+        if is_active(&run.active, row, t):
+            rows.x[count] = at(&run.x, t, row)
+            if run.x_kept.data != NULL:
+                memcpy(at(&run.x_kept, t, row), rows.x[count], x_bytes)
+            rows.h_in[count] = at(&run.h, h_slot, row)
+            rows.h_prev[count] = at(&run.h, h_slot, row) + first_byte
+            rows.h[count] = at(&run.h, h_next, row) + first_byte
+            if run.layer.cell.has_c:
+                rows.c_prev[count] = at(&run.c, c_slot, row)
+                rows.c[count] = at(&run.c, c_next, row)
+            rows.y[count] = at(&run.y, t, row)
+            rows.start[count] = next_start(run)
+            if run.taped:
+                rows.gates[count] = at(&run.gates, t, row)
+                if run.layer.apart:
+                    rows.recurrent[count] = at(&run.recurrent, t, row)
+            if run.special:
+                special_row(run, count, row, t, h_slot)
+            count += 1
+        else:
+            memset(at(&run.y, t, row), 0, h_bytes)
+            if run.x_kept.data != NULL:
+                memset(at(&run.x_kept, t, row), 0, x_bytes)
+            # It carries its state over. Slots that take turns both have it after the first such step.
+            if run.taped or s == 0 or is_active(&run.active, row, time_of(&run.now, s - 1)):
+                memcpy(at(&run.h, h_next, row), at(&run.h, h_slot, row), h_bytes)
+                if run.layer.cell.has_c and c_next != c_slot:
+                    memcpy(at(&run.c, c_next, row), at(&run.c, c_slot, row), c_bytes)
+            if run.special:
+                special_rest(run, row, t, h_slot)
+    return count
+
+
+cdef inline void move(void **pointer, Py_ssize_t by) noexcept nogil:
+    pointer[0] = <char *>pointer[0] + by
+
+
+cdef inline void move_rows(forward_pass *run, Py_ssize_t s) noexcept nogil:
+    """As set_rows in a pass without a tape that is `steady`, once step s - 1 was set: every pointer goes one step on.
+
+    (Even for one row half of the instructions; the fewer there are, the further the processor sees.)
+    """
+    cdef step_rows *rows = &run.rows
+    cdef Py_ssize_t way = -1 if run.now.reverse else 1
+    cdef Py_ssize_t x_by = way * run.x.step
+    cdef Py_ssize_t y_by = way * run.y.step
+    cdef Py_ssize_t h_by = run.h.step if s & 1 else -run.h.step  # two slots, which take turns; c has one
+    cdef Py_ssize_t r
+    for r in range(run.last_row - run.first_row):
+        move(<void **>&rows.x[r], x_by)
+        move(<void **>&rows.h_in[r], h_by)
+        move(<void **>&rows.h_prev[r], h_by)
+        move(&rows.h[r], -h_by)
+        move(&rows.y[r], y_by)
+        if run.chunk:
+            rows.start[r] = next_start(run)
+
+
 cdef Py_ssize_t forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t last, Team team) noexcept nogil:
     """Steps first .. last - 1 of the loop, in chunks; the step before which it stopped.
 
     That is earlier than ``last`` where the team begins to share out the units, or ends to.
     """
-    cdef step_rows *rows = &run.rows
-    cdef step_rows *inputs = &run.inputs
-    cdef Py_ssize_t x_bytes = run.layer.x.depth * run.layer.kernels.itemsize
-    cdef Py_ssize_t h_bytes = run.layer.state_size * run.layer.kernels.itemsize
-    cdef Py_ssize_t c_bytes = run.layer.hidden_size * run.layer.kernels.itemsize
-    cdef Py_ssize_t gates_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
-    cdef Py_ssize_t first_byte = run.layer.first_unit * run.layer.kernels.itemsize
-    cdef Py_ssize_t s, t, row, count, total, end, done, c_slot, c_next, h_slot, h_next
-    s = first
+    cdef Py_ssize_t s = first
+    cdef Py_ssize_t count = 0
+    cdef Py_ssize_t end
     while s < last:
         end = min(last, s + max(run.chunk, 1))
-        total = 0
         if run.chunk:
-            for done in range(s, end):
-                t = time_of(&run.now, done)
-                for row in range(run.first_row, run.last_row):
-                    if is_active(&run.active, row, t):
-                        inputs.x[total] = at(&run.x, t, row)
-                        inputs.start[total] = run.layer.bias
-                        inputs.gates[total] = (
-                            at(&run.gates, t, row) if run.taped else run.scratch + total * gates_bytes
-                        )
-                        total += 1
-            multiply(
-                run.layer.kernels, &run.layer.x, total, <const void *const *>inputs.x,
-                <const void *const *>inputs.start, <void *const *>inputs.gates, False,
-            )
-        total = 0
+            multiply_inputs(run, s, end)
         while s < end:
-            t = time_of(&run.now, s)
-            h_slot = slot_before(&run.now, s, run.now.h_slots)
-            h_next = slot_after(&run.now, s, run.now.h_slots)
-            c_slot = slot_before(&run.now, s, run.now.c_slots)
-            c_next = slot_after(&run.now, s, run.now.c_slots)
-            count = 0
-            for row in range(run.first_row, run.last_row):
-                if is_active(&run.active, row, t):
-                    rows.x[count] = at(&run.x, t, row)
-                    if run.x_kept.data != NULL:
-                        memcpy(at(&run.x_kept, t, row), rows.x[count], x_bytes)
-                    rows.h_in[count] = at(&run.h, h_slot, row)
-                    rows.h_prev[count] = at(&run.h, h_slot, row) + first_byte
-                    rows.h[count] = at(&run.h, h_next, row) + first_byte
-                    if run.layer.cell.has_c:
-                        rows.c_prev[count] = at(&run.c, c_slot, row)
-                        rows.c[count] = at(&run.c, c_next, row)
-                    rows.y[count] = at(&run.y, t, row)
-                    rows.start[count] = <const void *>inputs.gates[total] if run.chunk else <const void *>run.layer.bias
-                    if run.taped:
-                        rows.gates[count] = at(&run.gates, t, row)
-                        if run.layer.apart:
-                            rows.recurrent[count] = at(&run.recurrent, t, row)
-                    if run.special:
-                        special_row(run, count, row, t, h_slot)
-                    count += 1
-                    total += 1
-                else:
-                    memset(at(&run.y, t, row), 0, h_bytes)
-                    if run.x_kept.data != NULL:
-                        memset(at(&run.x_kept, t, row), 0, x_bytes)
-                    # It carries its state over. Slots that take turns both have it after the first such step.
-                    if run.taped or s == 0 or is_active(&run.active, row, time_of(&run.now, s - 1)):
-                        memcpy(at(&run.h, h_next, row), at(&run.h, h_slot, row), h_bytes)
-                        if run.layer.cell.has_c and c_next != c_slot:
-                            memcpy(at(&run.c, c_next, row), at(&run.c, c_slot, row), c_bytes)
-                    if run.special:
-                        special_rest(run, row, t, h_slot)
-            step(&run.layer, rows, count, s & 1)
+            if run.steady and s > first:
+                move_rows(run, s)
+            else:
+                count = set_rows(run, s)
+            step(&run.layer, &run.rows, count, s & 1)
             s += 1
             if run.shared and not team.meet(s, run.helper):
                 return s
@@ -964,6 +1013,7 @@ cdef bint forward_part(
         if arrays.recurrent is not None:
             run.recurrent = view(arrays.recurrent)
     run.special = run.layer.keep_h != NULL or (run.taped and (weights.two_phases or arrays.drop_h is not None))
+    run.steady = not run.taped and not run.special and arrays.lengths is None and arrays.mask is None
     if run.special:
         run.inner = view_or_none(arrays.inner)
         run.second = view_or_none(arrays.second)
