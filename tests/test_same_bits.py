@@ -474,6 +474,22 @@ def test_a_row_of_any_cell_alone_is_that_row_in_a_batch(make, hidden_size, dtype
         assert_same_bits(layer.forward(x[:, row : row + 1])[0], y[:, row : row + 1])
 
 
+@dtypes
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", [cylstm.LSTM, cylstm.RNN])
+@pytest.mark.parametrize("size", [(1, 1), (4, 16), (4, 40), (70, 40), (2, 129), (40, 129)])
+def test_a_row_alone_with_holes_is_that_row_of_two(size, cell, reverse, dtype):
+    # x W_ih in each step where W_ih is small, else in advance; steps that a row does not take; none that it takes.
+    layer = cell(*size, reverse=reverse, dtype=dtype, rng=1)
+    x = draw((9, 2, size[0]), dtype)
+    for mask in [None, np.arange(18).reshape(2, 9) % 3 > 0, np.zeros((2, 9), bool)]:
+        y, _ = layer.forward(x, mask=mask)
+        for row in range(2):
+            one = {"mask": None if mask is None else mask[row : row + 1]}
+            for tape in (None, cylstm.Tape(0)):
+                assert_same_bits(layer.forward(x[:, row : row + 1], tape=tape, **one)[0], y[:, row : row + 1])
+
+
 # The order of accumulation ----------------------------------------------------------------------
 
 
