@@ -59,18 +59,11 @@ cdef Py_ssize_t bytes_of(tuple shape, cnp.dtype dtype) except -1:
     return count
 
 
-cpdef aligned_empty(tuple shape, cnp.dtype dtype, bint zero=False):
-    """An uninitialised (or zero) C-contiguous array that begins at a multiple of 64 bytes."""
-    return cut(raw_bytes(bytes_of(shape, dtype), zero), shape, dtype)
-
-
-cpdef cut(raw, tuple shape, cnp.dtype dtype):
-    """Likewise, over the bytes of ``raw``; None where they are too few."""
+cdef array_over(raw, tuple shape, cnp.dtype dtype):
+    """A C-contiguous array over the bytes behind :func:`aligned`, which are enough."""
     cdef cnp.npy_intp lengths[MAX_AXES]
     cdef int axes = len(shape)
     cdef int axis
-    if raw is None or bytes_of(shape, dtype) + ALIGNMENT > cnp.PyArray_SIZE(raw):
-        return None
     if axes > MAX_AXES:
         raise ValueError(f"{axes} axes, expected at most {MAX_AXES}")
     for axis in range(axes):
@@ -78,6 +71,18 @@ cpdef cut(raw, tuple shape, cnp.dtype dtype):
     array = cnp.PyArray_SimpleNewFromData(axes, lengths, dtype.num, aligned(raw))
     cnp.set_array_base(array, raw)
     return array
+
+
+cpdef aligned_empty(tuple shape, cnp.dtype dtype, bint zero=False):
+    """An uninitialised (or zero) C-contiguous array that begins at a multiple of 64 bytes."""
+    return array_over(raw_bytes(bytes_of(shape, dtype), zero), shape, dtype)
+
+
+cpdef cut(raw, tuple shape, cnp.dtype dtype):
+    """Likewise, over the bytes of ``raw``; None where they are too few."""
+    if raw is None or bytes_of(shape, dtype) + ALIGNMENT > cnp.PyArray_SIZE(raw):
+        return None
+    return array_over(raw, shape, dtype)
 
 
 def rows_like(x, Py_ssize_t width):

@@ -101,3 +101,5 @@ cdef PyThreadState *release(Py_ssize_t operations, Cancellation cancellation) no
 cdef void take_back(PyThreadState *state) noexcept
 cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept
 cdef bint interrupted(Cancellation cancellation) except -1
+cpdef infer_all(
+    list weights, x, y, states_0, lengths, mask, bint reverse, Py_ssize_t most)

@@ -884,7 +884,7 @@ cdef strided slots_from(states, Py_ssize_t slot, Py_ssize_t k):
     return a
 
 
-def infer_all(
+cpdef infer_all(
     list weights,      # of each layer
     x,                 # (T, B, I)             IN
     y,                 # (T, B, P)             OUT

@@ -21,7 +21,7 @@ from cylstm._core.team import Team
 
 from cylstm._core.gradients cimport WeightGradient
 from cylstm._core.packing cimport Weights
-from cylstm._core.sequence cimport Pass
+from cylstm._core.sequence cimport Pass, infer_all
 
 # Multiply-adds above which a second thread pays: a few times what waking it costs.
 PARALLEL_OPERATIONS = 10_000_000
@@ -155,7 +155,7 @@ def forward(weights, scheme, x, y, states_0, lengths, mask):
     directions, _, padding, empty = scheme
     states_n = None
     if len(directions) == 1:
-        states_n = sequence.infer_all(weights, x, y, states_0, lengths, mask, directions[0], PARALLEL_OPERATIONS)
+        states_n = infer_all(weights, x, y, states_0, lengths, mask, directions[0], PARALLEL_OPERATIONS)
     if states_n is None:
         states_n = _forward_in_parts(weights, scheme, x, y, states_0, lengths, mask)
     elif padding != "zero":
