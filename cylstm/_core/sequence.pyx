@@ -30,8 +30,9 @@ cdef extern from "Python.h":
 cdef enum:
     RELEASE_OPERATIONS = 100_000       # multiply-adds, some microseconds: below, keeping the GIL is cheaper
     QUANTUM_OPERATIONS = 100_000_000   # some milliseconds: how often Ctrl-C is looked for
-    # One row whose W_ih is this small: x W_ih, which waits for nothing, runs beside the cell of the step before, if the
-    # processor sees as far (1.1 to 1.2 times the speed at H = 16, 1.01 at (16, 32); with 12 KiB 0.95 to 0.98).
+    # A W_ih this small is multiplied in the step: x W_ih waits for nothing, and runs beside the cell of the step before,
+    # if the processor sees as far (1.1 to 1.2 times the speed at H = 16, one row to eight; one row of (16, 32) 1.01; with
+    # 12 KiB 0.95).
     BESIDE_CELL_BYTES = 8192
     INPUT_BYTES = 65536                # bias + x W_ih of this many bytes are made at once, and stay in L2
     TOGETHER_BYTES = 16384             # pre-activations that wait in L1: for one row, those of many blocks
@@ -980,7 +981,6 @@ cdef bint forward_part(
     cdef Py_ssize_t rows = last_row - first_row
     cdef Py_ssize_t steps = cnp.PyArray_DIM(arrays.x, 0)
     cdef Py_ssize_t s, end, operations, quantum, input_bytes, scratch, work
-    cdef bint at_once
     cdef PyThreadState *state
     cdef char *memory
     if steps == 0:
@@ -1024,12 +1024,9 @@ cdef bint forward_part(
         run.c_fresh = view_or_none(arrays.c_fresh)
 
     # Few rows: the input product of many steps fills the tiles that one step would leave empty.
-    at_once = rows < 2 * run.layer.kernels.tile_rows
-    if run.layer.sole and bytes_of_matrix(&run.layer.x) <= BESIDE_CELL_BYTES:
-        at_once = False
     input_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
     run.chunk = 0
-    if steps > 1 and at_once:
+    if steps > 1 and rows < 2 * run.layer.kernels.tile_rows and bytes_of_matrix(&run.layer.x) > BESIDE_CELL_BYTES:
         run.chunk = min(steps, max(INPUT_BYTES // input_bytes, 2 * run.layer.kernels.tile_rows) // rows)
     scratch = scratch_bytes(&run.layer, rows)
     if team is not None:
