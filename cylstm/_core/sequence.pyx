@@ -30,9 +30,9 @@ cdef extern from "Python.h":
 cdef enum:
     RELEASE_OPERATIONS = 100_000       # multiply-adds, some microseconds: below, keeping the GIL is cheaper
     QUANTUM_OPERATIONS = 100_000_000   # some milliseconds: how often Ctrl-C is looked for
-    # A W_ih this small is multiplied in the step: x W_ih waits for nothing, and runs beside the cell of the step before,
-    # if the processor sees as far (1.1 to 1.2 times the speed at H = 16, one row to eight; one row of (16, 32) 1.01; with
-    # 12 KiB 0.95).
+    # A W_ih this small is multiplied in the step: x W_ih waits for nothing, and runs beside the cell of the step
+    # before, if the processor sees as far (1.1 to 1.2 times the speed at H = 16, one row to eight; one row of (16, 32)
+    # 1.01; with 12 KiB 0.95).
     BESIDE_CELL_BYTES = 8192
     INPUT_BYTES = 65536                # bias + x W_ih of this many bytes are made at once, and stay in L2
     TOGETHER_BYTES = 16384             # pre-activations that wait in L1: for one row, those of many blocks
