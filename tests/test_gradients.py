@@ -138,6 +138,16 @@ def test_every_gradient_agrees_with_central_differences(num_layers, bidirectiona
     gradcheck(lstm, x, state, lengths=ragged_lengths(seq_len, 3) if ragged else None)
 
 
+@seq_lens
+@directions
+@pytest.mark.parametrize("input_size", [3, 20])
+def test_gradients_of_one_row_agree_with_central_differences(input_size, bidirectional, seq_len):
+    # whose x W_ih is made in the step, and in advance
+    lstm = make_layer(input_size=input_size, hidden_size=9, bidirectional=bidirectional)
+    x, state, _, _ = make_arrays(lstm, seq_len, 1)
+    gradcheck(lstm, x, state)
+
+
 @directions
 def test_gradients_of_units_that_fill_vectors_agree_with_central_differences(bidirectional):
     # 9 units: full vectors of float64 and one more lane, at every level

@@ -475,6 +475,11 @@ def test_a_row_of_any_cell_alone_is_that_row_in_a_batch(make, hidden_size, dtype
 
 
 @dtypes
+def test_the_weights_that_all_rows_use_before_the_next_fit_a_cache(dtype):
+    assert 2**13 <= dispatch.stretch_bytes(dtype) <= 2**19
+
+
+@dtypes
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", [cylstm.LSTM, cylstm.RNN])
 @pytest.mark.parametrize("size", [(1, 1), (4, 16), (4, 40), (70, 40), (2, 129), (40, 129)])

@@ -117,3 +117,8 @@ def multiply_adds(dtype, Py_ssize_t rounds):
 def lanes(dtype):
     """Hidden units side by side in one vector."""
     return table_of(np.dtype(dtype)).lanes
+
+
+def stretch_bytes(dtype):
+    """Of weights, how much all rows of a batch use before what follows."""
+    return table_of(np.dtype(dtype)).stretch_bytes

@@ -44,6 +44,11 @@ cdef inline Py_ssize_t vectors_at_once(const matrix *weights, Py_ssize_t rows) n
     return 2 * weights.panel if rows == 1 and weights.in_pairs and not weights.any_order else weights.panel
 
 
+cdef inline Py_ssize_t vectors_of_tile(const matrix *weights, Py_ssize_t vectors) noexcept nogil:
+    """Of so many those of one tile: two panels or one, as the last may have fewer and no tile has two that differ."""
+    return vectors if vectors == 2 * weights.panel else min(weights.panel, vectors)
+
+
 cdef inline Py_ssize_t last_at_once(const matrix *weights, Py_ssize_t at_once) noexcept nogil:
     """The first vector of those that it takes last."""
     return weights.last_panel if at_once == weights.panel else weights.last_pair

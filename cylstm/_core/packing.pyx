@@ -166,7 +166,7 @@ cdef void multiply_panels(
     cdef const kernel_table *kernels = product.kernels
     cdef const matrix *weights = product.weights
     cdef Py_ssize_t width = min(weights.panel, vectors)
-    if width < vectors < 2 * width:  # the last panel has fewer, and no tile has two that differ
+    if vectors_of_tile(weights, vectors) < vectors:
         multiply_panels(product, first_vector, width, start_offset, out_offset, following, following_then)
         multiply_panels(
             product, first_vector + width, vectors - width, start_offset + width * kernels.lanes,

@@ -47,10 +47,10 @@ cdef struct layer_description:
 
 
 cdef struct planned:
-    # One row: a product, the same in every step, and the cell of the units that are worked on together with it.
+    # One row: a product, the same in every step, and what the cell does with its units, once it has all their products.
     Py_ssize_t vectors
     tile_product tile
-    const forward_rows *cell
+    const forward_rows *rows
 
 
 cdef struct step_rows:
@@ -80,11 +80,12 @@ cdef struct step_rows:
     panel_product product_h   # where it is apart
     planned *plan             # (blocks,)              of a sole row: all that a step does, upwards,
     Py_ssize_t plan_length
-    forward_rows *plan_cells  # (blocks,)              and what `cell` of those points to
+    forward_rows *plan_rows   # (blocks,)              and what `rows` of those points to
 
 
 cdef layer_description describe(Weights weights, Py_ssize_t rows)
 cdef Py_ssize_t scratch_bytes(const layer_description *layer, Py_ssize_t rows) noexcept nogil
+cdef Py_ssize_t blocks_of_plan(Weights weights, Py_ssize_t rows)
 cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity, Py_ssize_t blocks) except -1 nogil
 cdef step_rows from_row(const step_rows *rows, Py_ssize_t row) noexcept nogil
 cdef void free_rows(step_rows *rows) noexcept nogil

@@ -14,6 +14,7 @@ from cylstm._core.kernels cimport BESIDE_TERMS, VARIANT_SCRATCH, backward_rows, 
 from cylstm._core.packing cimport (
     ROWS_AT_ONCE, Weights, aligned_empty, bytes_of_matrix, last_at_once, matrix, multiply, multiply_panels, panel_at,
     part_of, rows_now, set_product, take_panels, take_rows, vectors_at_once,
+    vectors_of_tile,
 )
 from cylstm._core.team cimport Team
 
@@ -30,10 +31,11 @@ cdef extern from "Python.h":
 cdef enum:
     RELEASE_OPERATIONS = 100_000       # multiply-adds, some microseconds: below, keeping the GIL is cheaper
     QUANTUM_OPERATIONS = 100_000_000   # some milliseconds: how often Ctrl-C is looked for
-    # A W_ih this small is multiplied in the step: x W_ih waits for nothing, and runs beside the cell of the step
-    # before, if the processor sees as far (1.1 to 1.2 times the speed at H = 16, one row to eight; one row of (16, 32)
-    # 1.01; with 12 KiB 0.95).
-    BESIDE_CELL_BYTES = 8192
+    # A W_ih this small is multiplied in the step: x W_ih waits for nothing, so the processor begins it while the cell
+    # of the step before waits for itself (LSTMs of H = 16, one row to eight, 1.1 to 1.2 times the speed, one row of
+    # (16, 32) 1.01, with 12 KiB 0.95). Few vectors of a deep one are a chain: an RNN (128, 16) took 1.7 times as long.
+    INPUT_IN_STEP_BYTES = 8192
+    INPUT_IN_STEP_DEPTH = 16
     INPUT_BYTES = 65536                # bias + x W_ih of this many bytes are made at once, and stay in L2
     TOGETHER_BYTES = 16384             # pre-activations that wait in L1: for one row, those of many blocks
     # One row whose W_hh comes from L2: the cell of one block waits for itself, the product of the next for memory. Both
@@ -143,8 +145,13 @@ cdef enum:
     ROW_ARRAYS = 16
 
 
+cdef Py_ssize_t blocks_of_plan(Weights weights, Py_ssize_t rows):
+    """For allocate_rows: 0 if no step of so many rows is planned."""
+    return weights.blocks if rows == 1 else 0
+
+
 cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity, Py_ssize_t blocks) except -1 nogil:
-    """One allocation for all arrays; rows.x owns it. ``blocks``: of a layer whose sole row they are for, or 0."""
+    """One allocation for all arrays; rows.x owns it. ``blocks``: blocks_of_plan."""
     cdef Py_ssize_t pointers = ROW_ARRAYS * (capacity + 1)
     cdef void **memory = <void **>malloc(
         pointers * sizeof(void *) + blocks * (sizeof(planned) + sizeof(forward_rows))
@@ -169,13 +176,14 @@ cdef int allocate_rows(step_rows *rows, Py_ssize_t capacity, Py_ssize_t blocks) 
     rows.keep_h = <const void **>(memory + 14 * capacity)
     rows.keep_c = <const void **>(memory + 15 * capacity)
     rows.plan = <planned *>(memory + pointers)
-    rows.plan_cells = <forward_rows *>(rows.plan + blocks)
+    rows.plan_rows = <forward_rows *>(rows.plan + blocks)
     return 0
 
 
 cdef step_rows from_row(const step_rows *rows, Py_ssize_t row) noexcept nogil:
     """The same arrays from that row on."""
     cdef step_rows part
+    part.plan = NULL  # its layer is of several rows, of which no step is planned
     part.x = rows.x + row
     part.h_prev = rows.h_prev + row
     part.h_in = rows.h_in + row
@@ -330,8 +338,8 @@ cdef void prepare(
         make_plan(layer, rows)
 
 
-cdef inline void take_rows_from(step_rows *rows, Py_ssize_t row, Py_ssize_t count) noexcept nogil:
-    """For rows.product."""
+cdef inline void take_rows_of_step(step_rows *rows, Py_ssize_t row, Py_ssize_t count) noexcept nogil:
+    """For rows.product: those from row on."""
     cdef const void *const *h_in = <const void *const *>(rows.h_in + row)
     take_rows(
         &rows.product, count, <const void *const *>(rows.x + row) if rows.with_input else h_in, h_in,
@@ -343,9 +351,9 @@ cdef void make_plan(const layer_description *layer, step_rows *rows) noexcept no
     """All products of a step of one row, and the cells that follow: what step_of would find anew in every step."""
     cdef Py_ssize_t lanes = layer.kernels.lanes
     cdef Py_ssize_t first, last, vector, vectors
-    cdef forward_rows *cell_rows = rows.plan_cells
+    cdef forward_rows *cell_rows = rows.plan_rows
     cdef planned *now = rows.plan
-    take_rows_from(rows, 0, 1)
+    take_rows_of_step(rows, 0, 1)
     first = 0
     while first < layer.h.vectors:
         last = min(layer.h.vectors, first + layer.together)
@@ -358,16 +366,14 @@ cdef void make_plan(const layer_description *layer, step_rows *rows) noexcept no
         cell_rows.units = min(layer.units_together, layer.hidden_size - cell_rows.unit_offset)
         vector = first
         while vector < last:
-            vectors = min(layer.at_once, last - vector)
-            if vectors < 2 * layer.h.panel:
-                vectors = min(layer.h.panel, vectors)
+            vectors = vectors_of_tile(&layer.h, min(layer.at_once, last - vector))
             take_panels(
                 &rows.product, vector, min(layer.h.panel, vectors), vector * lanes,
                 cell_rows.gates_offset + (vector - first) * lanes,
             )
             now.vectors = vectors
             now.tile = rows.product.tile
-            now.cell = cell_rows
+            now.rows = cell_rows
             now += 1
             vector += vectors
         cell_rows += 1
@@ -393,11 +399,11 @@ cdef void step_of_plan(
         else:
             layer.kernels.tile(1, now.vectors, &now.tile)
         left -= 1
-        if left == 0 or now[pace].cell != now.cell:  # those were all products of its units
+        if left == 0 or now[pace].rows != now.rows:  # those were all products of its units
             if left > 0 and layer.beside:
-                waiting = now.cell
+                waiting = now.rows
             else:
-                layer.cell.forward(now.cell)
+                layer.cell.forward(now.rows)
         now += pace
 
 
@@ -445,7 +451,7 @@ cdef inline void step_of(
             start = <const void *const *>(rows.start + row)
             gates = <void *const *>(cell_rows.gates + row)
             h_rows = <const void *const *>(rows.h_in + row)
-            take_rows_from(rows, row, some)
+            take_rows_of_step(rows, row, some)
             if separate:
                 sums = <void *const *>(rows.recurrent + row)
                 take_rows(product_h, some, h_rows, NULL, <const void *const *>sums, sums)
@@ -838,7 +844,7 @@ cdef Py_ssize_t rows_per_part(Py_ssize_t operations_of_a_row) noexcept:
 
 
 cpdef new_states(Weights weights, Py_ssize_t layers, Py_ssize_t batch, given):
-    """Where inference keeps the states of all layers, (slots, L*D, B, H): h in two slots that take turns, then c.
+    """Where inference keeps the states of all layers, (slots, L*D, B, widest): h in two slots that take turns, then c.
 
     They begin at a line of the cache, lest two slices of the batch have one in common: 1.02 times the speed of 16 rows
     in two threads. Of c one slot is enough unless zoneout needs what it was. ``given``: [h_0] or [h_0, c_0]; None:
@@ -921,7 +927,7 @@ cpdef infer(
     Weights weights,
     x,                 # (T, B, I)             IN
     y,                 # (T, B, P)             OUT
-    states,            # (slots, L*D, B, H)    INOUT  of all layers: see new_states
+    states,            # (slots, L*D, B, widest)  INOUT  of all layers: see new_states
     Py_ssize_t k,      # the number of this layer and direction
     lengths,
     mask,
@@ -981,6 +987,7 @@ cdef bint forward_part(
     cdef Py_ssize_t rows = last_row - first_row
     cdef Py_ssize_t steps = cnp.PyArray_DIM(arrays.x, 0)
     cdef Py_ssize_t s, end, operations, quantum, input_bytes, scratch, work
+    cdef bint in_step
     cdef PyThreadState *state
     cdef char *memory
     if steps == 0:
@@ -1005,6 +1012,7 @@ cdef bint forward_part(
     else:
         run.h = slots_from(arrays.states, 0, arrays.k)
         run.now.h_slots = 2
+        run.now.c_slots = 1
         if weights.has_c:
             run.c = slots_from(arrays.states, 2, arrays.k)
             run.now.c_slots = weights.state_slots - 2
@@ -1026,7 +1034,8 @@ cdef bint forward_part(
     # Few rows: the input product of many steps fills the tiles that one step would leave empty.
     input_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
     run.chunk = 0
-    if steps > 1 and rows < 2 * run.layer.kernels.tile_rows and bytes_of_matrix(&run.layer.x) > BESIDE_CELL_BYTES:
+    in_step = bytes_of_matrix(&run.layer.x) <= INPUT_IN_STEP_BYTES and run.layer.x.depth <= INPUT_IN_STEP_DEPTH
+    if steps > 1 and rows < 2 * run.layer.kernels.tile_rows and not in_step:
         run.chunk = min(steps, max(INPUT_BYTES // input_bytes, 2 * run.layer.kernels.tile_rows) // rows)
     scratch = scratch_bytes(&run.layer, rows)
     if team is not None:
@@ -1041,7 +1050,7 @@ cdef bint forward_part(
     operations = operations_per_step(weights, rows)
     quantum = max(QUANTUM_OPERATIONS // operations, 1)
     try:
-        allocate_rows(&run.rows, rows, weights.blocks if run.layer.sole else 0)
+        allocate_rows(&run.rows, rows, blocks_of_plan(weights, rows))
         if run.layer.keep_h == NULL:
             run.rows.c_next = run.rows.c
         allocate_rows(&run.inputs, run.chunk * rows, 0)

@@ -14,6 +14,7 @@ from cylstm._core.packing import aligned_empty
 from cylstm._core.packing cimport Store, Weights
 from cylstm._core.sequence cimport (
     allocate_rows,
+    blocks_of_plan,
     describe,
     free_rows,
     from_row,
@@ -138,7 +139,7 @@ cdef class Stepper:
         weights = layer._packed(self.store.snapshot)
         for k in range(2 * self.num_layers):
             packed = weights[k % self.num_layers]
-            allocate_rows(&self.rows[k], self.count, packed.blocks if self.count == 1 else 0)
+            allocate_rows(&self.rows[k], self.count, blocks_of_plan(packed, self.count))
             self.rows[k].h_in = self.rows[k].h_prev
             self.rows[k].c_next = self.rows[k].c
         self._refresh()

@@ -137,7 +137,7 @@ typedef struct {
     Py_ssize_t lanes;
     Py_ssize_t tile_rows;           /* rows of the largest tile */
     Py_ssize_t stretch_bytes;       /* of weights, which all rows use before the next; 0: what L1 holds beside
-                                       the rows */
+                                       the rows, which dispatch.pyx puts here */
     /* rows <= tile_rows with vectors <= 4; rows = 1 with 6 or 8, two panels of half as many */
     void (*tile)(Py_ssize_t rows, Py_ssize_t vectors, const tile_product *product);
     /* ``rounds`` times 12 multiply-adds of vectors that do not wait for each other, and no memory: the peak of the units */
@@ -153,7 +153,7 @@ typedef struct {
     void (*unpack)(Py_ssize_t depth, Py_ssize_t units, const real *from, Py_ssize_t from_step, real *out,
                    Py_ssize_t lane_step);
     /* lstm_forward of one block of the row rows->first, whose count makes no difference, and a tile of one row and four vectors,
-     * of another block. The last operand of that has at least BESIDE_TERMS terms, and nothing is fetched ahead. Its sums
+     * of another block. The last operand of that has at least BESIDE_TERMS terms, and its `next` is not looked at. Its sums
      * are stored last, so they may be where the gates were. NULL where it does not pay. */
     forward_beside_function *lstm_forward_beside;
     forward_function *lstm_forward, *gru_forward, *rnn_tanh_forward, *rnn_relu_forward;
