@@ -614,6 +614,7 @@ cdef struct forward_pass:
     Py_ssize_t first_row          # the slice of the batch: first_row <= row < last_row
     Py_ssize_t last_row
     Py_ssize_t chunk              # steps whose x W_ih is made at once; 0: in the step itself
+    Py_ssize_t chunk_alone        # likewise before the helper of a team comes, who is looked for after each
     Py_ssize_t next_input         # the first of those sums that no step has begun with
     bint taped
     bint steady                   # no tape, all rows take all steps, and nothing special
@@ -793,9 +794,10 @@ cdef Py_ssize_t forward_steps(forward_pass *run, Py_ssize_t first, Py_ssize_t la
     """
     cdef Py_ssize_t s = first
     cdef Py_ssize_t count = 0
+    cdef Py_ssize_t chunk = run.chunk if team is None or run.shared else run.chunk_alone
     cdef Py_ssize_t end
     while s < last:
-        end = min(last, s + max(run.chunk, 1))
+        end = min(last, s + max(chunk, 1))
         if run.chunk:
             multiply_inputs(run, s, end)
         while s < end:
@@ -1047,8 +1049,8 @@ cdef bint forward_part(
     in_step = bytes_of_matrix(&run.layer.x) <= INPUT_IN_STEP_BYTES and run.layer.x.depth <= INPUT_IN_STEP_DEPTH
     if steps > 1 and rows < 2 * run.layer.kernels.tile_rows and not in_step:
         least = INPUT_ROWS if bytes_of_matrix(&run.layer.x) > INPUT_NEAR_BYTES else 2 * run.layer.kernels.tile_rows
-        run.chunk = max(INPUT_BYTES // input_bytes, least) // rows
-        run.chunk = even_share(steps, run.chunk)
+        run.chunk = even_share(steps, max(INPUT_BYTES // input_bytes, least) // rows)
+        run.chunk_alone = min(run.chunk, 2 * run.layer.kernels.tile_rows // rows)
     scratch = scratch_bytes(&run.layer, rows)
     if team is not None:
         half = some_units(&whole, rows, helper)
