@@ -41,6 +41,9 @@ cdef enum:
     # 1.15 times the speed for one row, 1.24 for eight of (256, 512), on a Xeon with 2 MiB of L2.
     INPUT_ROWS = 48
     INPUT_NEAR_BYTES = 262144
+    # Over this it comes from L3, and is for 96 rows and for up to four tiles of a batch, if the sums have no more than
+    # this: 12 to 24 rows of (256, 512) 1.10 times the speed (1.5 MB of sums, (512, 1024): 0.97).
+    INPUT_FAR_BYTES = 1048576
     TOGETHER_BYTES = 16384             # pre-activations that wait in L1: for one row, those of many blocks
     # One row whose W_hh comes from L2: the cell of one block waits for itself, the product of the next for memory. Both
     # take 0.95 to 0.98 of the time side by side, on a Xeon with 48 KiB of L1 and 2 MiB of L2; of 36 KiB 1.07.
@@ -999,7 +1002,7 @@ cdef bint forward_part(
     cdef Py_ssize_t rows = last_row - first_row
     cdef Py_ssize_t steps = cnp.PyArray_DIM(arrays.x, 0)
     cdef Py_ssize_t s, end, operations, quantum, input_bytes, least, scratch, work
-    cdef bint in_step
+    cdef bint in_step, far, few
     cdef PyThreadState *state
     cdef char *memory
     if steps == 0:
@@ -1047,8 +1050,12 @@ cdef bint forward_part(
     input_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
     run.chunk = 0
     in_step = bytes_of_matrix(&run.layer.x) <= INPUT_IN_STEP_BYTES and run.layer.x.depth <= INPUT_IN_STEP_DEPTH
-    if steps > 1 and rows < 2 * run.layer.kernels.tile_rows and not in_step:
-        least = INPUT_ROWS if bytes_of_matrix(&run.layer.x) > INPUT_NEAR_BYTES else 2 * run.layer.kernels.tile_rows
+    far = bytes_of_matrix(&run.layer.x) > INPUT_FAR_BYTES and 2 * INPUT_ROWS * input_bytes <= INPUT_FAR_BYTES
+    few = rows <= 4 * run.layer.kernels.tile_rows if far else rows < 2 * run.layer.kernels.tile_rows
+    if steps > 1 and few and not in_step:
+        least = 2 * run.layer.kernels.tile_rows
+        if bytes_of_matrix(&run.layer.x) > INPUT_NEAR_BYTES:
+            least = 2 * INPUT_ROWS if far else INPUT_ROWS
         run.chunk = even_share(steps, max(INPUT_BYTES // input_bytes, least) // rows)
         run.chunk_alone = min(run.chunk, 2 * run.layer.kernels.tile_rows // rows)
     scratch = scratch_bytes(&run.layer, rows)
