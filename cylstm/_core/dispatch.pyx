@@ -78,6 +78,7 @@ _modules = {
 
 cdef object FLOAT32 = np.dtype("float32")
 cdef object FLOAT64 = np.dtype("float64")
+
 cdef enum:
     LEAST_L1_BYTES = 32768
     ROWS_L1_BYTES = 16384    # of L1 for the rows and sums beside a stretch of weights

@@ -691,7 +691,7 @@ cdef void special_rest(forward_pass *run, Py_ssize_t row, Py_ssize_t t, Py_ssize
 cdef void multiply_inputs(forward_pass *run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """bias + x W_ih of the steps first .. last - 1."""
     cdef step_rows *inputs = &run.inputs
-    cdef Py_ssize_t gates_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
+    cdef Py_ssize_t gates_bytes = gates_row_bytes(&run.layer)
     cdef Py_ssize_t total = 0
     cdef Py_ssize_t s, t, row
     for s in range(first, last):
@@ -987,10 +987,31 @@ def can_share_units(Weights weights):
     )
 
 
-cdef inline Py_ssize_t even_share(Py_ssize_t count, Py_ssize_t most) noexcept nogil:
-    """So many at a time, up to ``most``, that the last time is no poor rest."""
-    cdef Py_ssize_t times = (count + most - 1) // most
-    return (count + times - 1) // times
+cdef inline Py_ssize_t gates_row_bytes(const layer_description *layer) noexcept nogil:
+    """Of the sums of all units of a row."""
+    return layer.h.vectors * layer.kernels.lanes * layer.kernels.itemsize
+
+
+cdef Py_ssize_t steps_in_advance(const layer_description *layer, Py_ssize_t steps, Py_ssize_t rows) noexcept nogil:
+    """Of how many steps x W_ih is made at once, to fill the tiles that few rows leave empty; 0: in the step itself.
+
+    The steps are shared out evenly, so that the last time is no poor rest.
+    """
+    cdef Py_ssize_t x_bytes = bytes_of_matrix(&layer.x)
+    cdef Py_ssize_t row_bytes = gates_row_bytes(layer)
+    cdef Py_ssize_t most = 2 * layer.kernels.tile_rows - 1   # rows of a batch that has few
+    cdef Py_ssize_t at_once = 2 * layer.kernels.tile_rows    # rows of x, at least
+    cdef Py_ssize_t times
+    if x_bytes > INPUT_FAR_BYTES and 2 * INPUT_ROWS * row_bytes <= INPUT_FAR_BYTES:
+        most = 4 * layer.kernels.tile_rows
+        at_once = 2 * INPUT_ROWS
+    elif x_bytes > INPUT_NEAR_BYTES:
+        at_once = INPUT_ROWS
+    if steps == 1 or rows > most or (x_bytes <= INPUT_IN_STEP_BYTES and layer.x.depth <= INPUT_IN_STEP_DEPTH):
+        return 0
+    at_once = max(INPUT_BYTES // row_bytes, at_once) // rows
+    times = (steps + at_once - 1) // at_once
+    return (steps + times - 1) // times
 
 
 cdef bint forward_part(
@@ -1001,8 +1022,7 @@ cdef bint forward_part(
     cdef forward_pass run
     cdef Py_ssize_t rows = last_row - first_row
     cdef Py_ssize_t steps = cnp.PyArray_DIM(arrays.x, 0)
-    cdef Py_ssize_t s, end, operations, quantum, input_bytes, least, scratch, work
-    cdef bint in_step, far, few
+    cdef Py_ssize_t s, end, operations, quantum, input_bytes, scratch, work
     cdef PyThreadState *state
     cdef char *memory
     if steps == 0:
@@ -1046,18 +1066,9 @@ cdef bint forward_part(
         run.keep_c = view_or_none(arrays.keep_c) if arrays.keep_c is not None else everywhere(run.layer.keep_c)
         run.c_fresh = view_or_none(arrays.c_fresh)
 
-    # Few rows: the input product of many steps fills the tiles that one step would leave empty.
-    input_bytes = run.layer.h.vectors * run.layer.kernels.lanes * run.layer.kernels.itemsize
-    run.chunk = 0
-    in_step = bytes_of_matrix(&run.layer.x) <= INPUT_IN_STEP_BYTES and run.layer.x.depth <= INPUT_IN_STEP_DEPTH
-    far = bytes_of_matrix(&run.layer.x) > INPUT_FAR_BYTES and 2 * INPUT_ROWS * input_bytes <= INPUT_FAR_BYTES
-    few = rows <= 4 * run.layer.kernels.tile_rows if far else rows < 2 * run.layer.kernels.tile_rows
-    if steps > 1 and few and not in_step:
-        least = 2 * run.layer.kernels.tile_rows
-        if bytes_of_matrix(&run.layer.x) > INPUT_NEAR_BYTES:
-            least = 2 * INPUT_ROWS if far else INPUT_ROWS
-        run.chunk = even_share(steps, max(INPUT_BYTES // input_bytes, least) // rows)
-        run.chunk_alone = min(run.chunk, 2 * run.layer.kernels.tile_rows // rows)
+    run.chunk = steps_in_advance(&run.layer, steps, rows)
+    run.chunk_alone = min(run.chunk, 2 * run.layer.kernels.tile_rows // rows)
+    input_bytes = gates_row_bytes(&run.layer)
     scratch = scratch_bytes(&run.layer, rows)
     if team is not None:
         half = some_units(&whole, rows, helper)
